@@ -1,0 +1,296 @@
+/* cactus.h: the public C ABI of the cactus inference engine.
+ *
+ * This file is the single source of the interface: C programs include it, the Python package reads it through cffi, and the
+ * language bindings are generated from it. Keep it plain: fixed-width integers, floats, pointers, opaque handles, structs
+ * that open with their own size. Strings are UTF-8. A function that can fail returns a cactus_status and, if `err` is not
+ * NULL, fills it. Nothing here prints, exits or aborts.
+ *
+ * Threads: a model and a tokenizer are immutable and may be used from any thread. An engine may be called from any thread;
+ * it computes in a scheduler thread of its own. A request belongs to one consumer at a time; cactus_request_cancel may be
+ * called from anywhere.
+ */
+#ifndef CACTUS_H
+#define CACTUS_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define CACTUS_API __attribute__((visibility("default")))
+#else
+#define CACTUS_API
+#endif
+
+#define CACTUS_ABI_VERSION 1
+
+/* ---- errors ------------------------------------------------------------------------------------------------------- */
+
+typedef enum cactus_status {
+    CACTUS_OK = 0,
+    CACTUS_ERROR_IO = 1,           /* a file could not be opened, read or mapped */
+    CACTUS_ERROR_FORMAT = 2,       /* a file is damaged, truncated or breaks its format's rules */
+    CACTUS_ERROR_UNSUPPORTED = 3,  /* a valid file asks for something this engine does not run */
+    CACTUS_ERROR_ARGUMENT = 4,     /* a caller passed a value outside its documented range */
+    CACTUS_ERROR_CONTEXT = 5,      /* the tokens do not fit the context */
+    CACTUS_ERROR_MEMORY = 6,       /* memory could not be had */
+    CACTUS_ERROR_CANCELLED = 7,    /* the request was cancelled, or its engine was closed */
+    CACTUS_ERROR_TIMEOUT = 8,      /* nothing happened within the time given; try again */
+    CACTUS_ERROR_FINISHED = 9,     /* the request has delivered its last event */
+    CACTUS_ERROR_INTERNAL = 10     /* a defect of the engine itself */
+} cactus_status;
+
+typedef struct cactus_error {
+    int32_t code;        /* a cactus_status */
+    char message[1020];  /* one sentence, NUL-terminated UTF-8 */
+} cactus_error;
+
+/* ---- library ------------------------------------------------------------------------------------------------------ */
+
+/* CACTUS_ABI_VERSION of the library that was loaded; differs from the header's when they do not belong together. */
+CACTUS_API uint32_t cactus_abi_version(void);
+
+/* The library's version, "major.minor.patch". Static storage. */
+CACTUS_API const char *cactus_version(void);
+
+/* Space-separated instruction-set features of this CPU that the kernels look at ("avx2 fma f16c …"). Static storage. */
+CACTUS_API const char *cactus_cpu_features(void);
+
+/* Space-separated names of the kernel sets this CPU can run, best first ("avx512vnni avx2 scalar"). Static storage. */
+CACTUS_API const char *cactus_kernels_available(void);
+
+/* Number of threads an engine uses when asked for 0: the CPUs this process may run on, big cores first on big.LITTLE. */
+CACTUS_API int32_t cactus_default_threads(void);
+
+/* ---- tokenizer ---------------------------------------------------------------------------------------------------- */
+
+typedef struct cactus_tokenizer cactus_tokenizer;
+
+typedef struct cactus_tokenizer_info {
+    uint32_t struct_size;
+    int32_t n_vocab;
+    int32_t bos_id; /* -1 where there is none, as for the others */
+    int32_t eos_id;
+    int32_t eot_id; /* end of turn, where it differs from eos */
+    int32_t pad_id;
+    int32_t unk_id;
+    int32_t add_bos; /* 1 if add_special puts bos in front */
+    int32_t add_eos; /* 1 if add_special puts eos behind */
+    const char *model; /* "gpt2", "llama", …: tokenizer.ggml.model; lives as long as the tokenizer */
+    const char *pre;   /* "smollm", "llama-bpe", …: tokenizer.ggml.pre, "" where absent */
+} cactus_tokenizer_info;
+
+/* What a token is, a bit set. */
+typedef enum cactus_token_attr {
+    CACTUS_TOKEN_NORMAL = 0,
+    CACTUS_TOKEN_UNKNOWN = 1,
+    CACTUS_TOKEN_CONTROL = 2,      /* special: shown only on request */
+    CACTUS_TOKEN_USER_DEFINED = 4, /* added token: matched whole in text, shown */
+    CACTUS_TOKEN_UNUSED = 8,
+    CACTUS_TOKEN_BYTE = 16,
+    CACTUS_TOKEN_END = 32          /* ends generation (eos, end of turn, …) */
+} cactus_token_attr;
+
+/* Opens the tokenizer of a GGUF file, which need not hold weights. Free with cactus_tokenizer_free. */
+CACTUS_API cactus_status cactus_tokenizer_load(const char *path, cactus_tokenizer **out, cactus_error *err);
+CACTUS_API void cactus_tokenizer_free(cactus_tokenizer *tokenizer);
+CACTUS_API cactus_status cactus_tokenizer_get_info(const cactus_tokenizer *tokenizer, cactus_tokenizer_info *info, cactus_error *err);
+
+/* Text -> ids. add_special: put bos/eos where the model wants them; parse_special: text such as "<|im_end|>" becomes its
+ * token. *n_ids receives the number of ids that the text needs; where that exceeds `capacity`, the first `capacity` are
+ * written and CACTUS_ERROR_ARGUMENT is returned. n_bytes + 2 always suffices. Bytes that are not UTF-8 are taken as they are. */
+CACTUS_API cactus_status cactus_tokenize(const cactus_tokenizer *tokenizer, const char *text, size_t n_bytes, int32_t add_special,
+                                         int32_t parse_special, int32_t *ids, size_t capacity, size_t *n_ids, cactus_error *err);
+
+/* Ids -> bytes (exact, so possibly not UTF-8 if the ids end inside a character). show_special: also write control tokens.
+ * *n_bytes receives the length needed; as above where it exceeds `capacity`. Nothing is NUL-terminated. */
+CACTUS_API cactus_status cactus_detokenize(const cactus_tokenizer *tokenizer, const int32_t *ids, size_t n_ids, int32_t show_special,
+                                           char *text, size_t capacity, size_t *n_bytes, cactus_error *err);
+
+/* cactus_token_attr bits of one id; -1 where the id is out of range. */
+CACTUS_API int32_t cactus_token_attributes(const cactus_tokenizer *tokenizer, int32_t id);
+
+/* ---- model -------------------------------------------------------------------------------------------------------- */
+
+typedef struct cactus_model cactus_model;
+
+typedef struct cactus_model_info {
+    uint32_t struct_size;
+    const char *architecture; /* "llama"; strings live as long as the model */
+    const char *name;         /* general.name, "" where absent */
+    const char *quantisation; /* the type that holds most of the weights, "Q4_1" */
+    uint64_t n_parameters;
+    uint64_t file_bytes;      /* all parts of a split file */
+    uint32_t n_tensors;
+    uint32_t n_layers;
+    uint32_t n_context;       /* trained context, tokens */
+    uint32_t d_model;
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t d_head;
+    uint32_t n_vocab;
+} cactus_model_info;
+
+/* Maps a GGUF file (for a split file, its first part; the others are found by name), checks it and its tokenizer.
+ * Free with cactus_model_free after every engine that uses it. */
+CACTUS_API cactus_status cactus_model_load(const char *path, cactus_model **out, cactus_error *err);
+CACTUS_API void cactus_model_free(cactus_model *model);
+CACTUS_API cactus_status cactus_model_get_info(const cactus_model *model, cactus_model_info *info, cactus_error *err);
+
+/* The model's tokenizer; lives as long as the model and must not be freed. */
+CACTUS_API const cactus_tokenizer *cactus_model_tokenizer(const cactus_model *model);
+
+/* Metadata of the file, by position. Arrays longer than 16 elements are abbreviated in `value`. Pointers live as long as the model. */
+CACTUS_API size_t cactus_model_n_metadata(const cactus_model *model);
+CACTUS_API cactus_status cactus_model_metadata(const cactus_model *model, size_t index, const char **key, const char **value,
+                                               size_t *n_value_bytes, cactus_error *err);
+
+/* ---- engine ------------------------------------------------------------------------------------------------------- */
+
+typedef struct cactus_engine cactus_engine;
+
+typedef enum cactus_kv_type {
+    CACTUS_KV_AUTO = 0, /* f16; f32 for models whose weights are F32, F16 or BF16 */
+    CACTUS_KV_F16 = 1,
+    CACTUS_KV_F32 = 2
+} cactus_kv_type;
+
+typedef struct cactus_engine_params {
+    uint32_t struct_size;
+    int32_t n_threads;        /* 0: cactus_default_threads() */
+    int32_t n_context;        /* longest sequence in tokens; 0: the model's */
+    int32_t n_batch;          /* most tokens computed in one step; 0: 512 */
+    int32_t kv_type;          /* cactus_kv_type */
+    uint64_t kv_memory_bytes; /* most memory for keys and values of all sequences; 0: enough for one full context, at least 4096 tokens */
+    const char *kernels;      /* name of a kernel set; NULL: environment CACTUS_PY_KERNELS, else the best */
+} cactus_engine_params;
+
+typedef struct cactus_engine_info {
+    uint32_t struct_size;
+    int32_t n_threads;
+    int32_t n_context;
+    int32_t n_batch;
+    int32_t kv_type;            /* CACTUS_KV_F16 or CACTUS_KV_F32 */
+    int32_t n_running;          /* requests being computed */
+    int32_t n_waiting;          /* requests not started yet */
+    uint32_t n_kv_pages;        /* pages there may be */
+    uint32_t n_kv_pages_used;
+    uint32_t kv_page_tokens;
+    uint64_t kv_page_bytes;
+    uint64_t kv_touched_bytes;  /* memory that pages have ever used: the resident KV cache */
+    uint64_t scratch_bytes;     /* activations and panels */
+    const char *kernels;        /* chosen set; static storage */
+} cactus_engine_info;
+
+/* The model must outlive the engine. */
+CACTUS_API cactus_status cactus_engine_create(const cactus_model *model, const cactus_engine_params *params, cactus_engine **out, cactus_error *err);
+
+/* Cancels every request, waits for the scheduler, frees. Requests stay valid: they report CACTUS_FINISH_CANCELLED and must still be freed. */
+CACTUS_API void cactus_engine_free(cactus_engine *engine);
+CACTUS_API cactus_status cactus_engine_get_info(cactus_engine *engine, cactus_engine_info *info, cactus_error *err);
+
+/* Scores of every position: logits is float32 [n_ids, n_vocab], row i the scores after ids[0..i], from an empty cache.
+ * chunk: tokens computed together (0: n_batch; 1: one at a time). Waits for its turn between the scheduler's steps. */
+CACTUS_API cactus_status cactus_engine_logits(cactus_engine *engine, const int32_t *ids, size_t n_ids, int32_t chunk, float *logits, cactus_error *err);
+
+/* log p(ids[i] | ids[0..i-1]) for i >= 1 as float32 [n_ids - 1], without storing [n_ids, n_vocab]. */
+CACTUS_API cactus_status cactus_engine_logprobs(cactus_engine *engine, const int32_t *ids, size_t n_ids, float *logprobs, cactus_error *err);
+
+/* ---- requests ----------------------------------------------------------------------------------------------------- */
+
+typedef struct cactus_request cactus_request;
+
+typedef enum cactus_finish {
+    CACTUS_FINISH_NONE = 0,
+    CACTUS_FINISH_STOP = 1,      /* an end token or a stop string */
+    CACTUS_FINISH_LENGTH = 2,    /* max_tokens reached, or the context is full under CACTUS_CONTEXT_ERROR */
+    CACTUS_FINISH_CANCELLED = 3
+} cactus_finish;
+
+typedef enum cactus_context_policy {
+    CACTUS_CONTEXT_ERROR = 0, /* a prompt longer than the context is refused; generation ends with LENGTH when it is full */
+    CACTUS_CONTEXT_SHIFT = 1  /* the first n_keep tokens and the newest ones stay, the middle is dropped and the rest read again */
+} cactus_context_policy;
+
+typedef struct cactus_sampling {
+    uint32_t struct_size;
+    int32_t top_k;              /* 0: off */
+    float temperature;          /* 0: greedy */
+    float top_p;                /* (0, 1], 1: off */
+    float min_p;                /* [0, 1], 0: off */
+    float repetition_penalty;   /* > 0, 1: off; divides positive and multiplies negative scores of tokens seen */
+    float presence_penalty;     /* [-2, 2] */
+    float frequency_penalty;    /* [-2, 2] */
+    int32_t penalty_last_n;     /* tokens looked back at by the penalties, prompt included; -1: all; 0: none */
+    int32_t ignore_eos;         /* 1: end tokens cannot be produced */
+    uint64_t seed;
+    const int32_t *bias_ids;    /* [n_bias], added to the scores */
+    const float *bias_values;   /* [n_bias] */
+    size_t n_bias;
+    int32_t n_top_logprobs;     /* alternatives reported per token, 0 … 20 */
+} cactus_sampling;
+
+typedef struct cactus_token {
+    int32_t id;             /* -1: no token, only text or the finish */
+    int32_t finish;         /* cactus_finish; not NONE on the last event */
+    float logprob;          /* natural log, of the model's own distribution: before temperature, penalties, bias */
+    float entropy;          /* nats, of the same distribution */
+    float margin;           /* best score minus second best score (logits), >= 0 */
+    int32_t n_top;          /* alternatives, best first */
+    const int32_t *top_ids; /* [n_top]; this and all pointers here are valid until the next call on the same request */
+    const float *top_logprobs;
+    const char *text;       /* what this event adds to the text: whole UTF-8 characters, stop strings and end tokens left out */
+    size_t n_text_bytes;
+} cactus_token;
+
+/* Called in the scheduler's thread for every event; must not block and must not call the engine. Return non-zero to cancel. */
+typedef int32_t (*cactus_token_callback)(void *user, const cactus_token *token);
+
+typedef struct cactus_request_params {
+    uint32_t struct_size;
+    int32_t max_tokens;            /* > 0; -1: until an end token or the context is full */
+    const int32_t *prompt;         /* [n_prompt], copied */
+    size_t n_prompt;               /* >= 1 */
+    const char *const *stop;       /* [n_stop] stop strings, copied */
+    size_t n_stop;
+    int32_t context_policy;        /* cactus_context_policy */
+    int32_t n_keep;                /* tokens at the front that a shift never drops */
+    cactus_sampling sampling;
+    cactus_token_callback on_token; /* NULL: events are fetched with cactus_request_next */
+    void *user;
+} cactus_request_params;
+
+typedef struct cactus_request_stats {
+    uint32_t struct_size;
+    int32_t n_prompt;          /* prompt tokens */
+    int32_t n_prompt_cached;   /* of them, not computed because equal pages were there */
+    int32_t n_generated;
+    double queue_ms;           /* submission to the first step */
+    double prompt_ms;          /* first step to the first token */
+    double decode_ms;          /* first token to the last */
+} cactus_request_stats;
+
+/* Fills a struct with the defaults: greedy off, temperature 1, top_p 1, no penalties, seed 0, max_tokens -1. */
+CACTUS_API void cactus_request_params_default(cactus_request_params *params);
+
+CACTUS_API cactus_status cactus_request_submit(cactus_engine *engine, const cactus_request_params *params, cactus_request **out, cactus_error *err);
+
+/* Waits for the next event. CACTUS_ERROR_TIMEOUT after timeout_ms (< 0: no limit; 0: do not wait); CACTUS_ERROR_FINISHED once
+ * the last event has been delivered. */
+CACTUS_API cactus_status cactus_request_next(cactus_request *request, int32_t timeout_ms, cactus_token *token, cactus_error *err);
+
+/* Ends the request at the next token boundary. Safe at any time, from any thread, more than once. */
+CACTUS_API void cactus_request_cancel(cactus_request *request);
+CACTUS_API cactus_status cactus_request_get_stats(cactus_request *request, cactus_request_stats *stats, cactus_error *err);
+
+/* Cancels it if it runs, and frees it. */
+CACTUS_API void cactus_request_free(cactus_request *request);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* CACTUS_H */

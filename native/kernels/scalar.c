@@ -1,0 +1,248 @@
+/* scalar.c: the definition of every operation of kernels.h in plain C. It is always built, runs anywhere, and is what each
+ * instruction set is compared with, bit for bit. Written to be read; speed comes from the other files. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+static float sum16(float t[16])
+{
+    for (size_t half = 8; half >= 1; half /= 2)
+        for (size_t l = 0; l < half; l++) t[l] += t[l + half];
+    return t[0];
+}
+
+static float exp_f32(float x)
+{
+    if (!(x >= -87.0f)) return 0.0f;
+    if (x > 88.0f) x = 88.0f;
+    union { float f; uint32_t u; } t = {.f = fmaf(x, 0x1.715476p+0f, 12582912.0f)}, p;
+    float n = t.f - 12582912.0f;
+    float r = fmaf(n, -0x1.62e4p-1f, x);
+    r = fmaf(n, -0x1.7f7d1cp-20f, r);
+    p.f = 1.9875691500e-4f;
+    p.f = fmaf(p.f, r, 1.3981999507e-3f);
+    p.f = fmaf(p.f, r, 8.3334519073e-3f);
+    p.f = fmaf(p.f, r, 4.1665795894e-2f);
+    p.f = fmaf(p.f, r, 1.6666665459e-1f);
+    p.f = fmaf(p.f, r, 5.0000001201e-1f);
+    p.f = fmaf(p.f, r * r, r) + 1.0f;
+    p.u += t.u << 23;
+    return p.f;
+}
+
+/* ---- integer products ---------------------------------------------------------------------------------------------- */
+
+/* Activation row: float a[n_cols/32], then int8 q[n_cols]. */
+static size_t act_bytes(size_t n_cols)
+{
+    return (n_cols / CT_ACT_BLOCK * sizeof(float) + n_cols + 63) / 64 * 64;
+}
+
+static void quantize_act(void *act, const float *x, size_t n_cols)
+{
+    float *a = act;
+    int8_t *q = (int8_t *)(a + n_cols / CT_ACT_BLOCK);
+    for (size_t b = 0; b < n_cols / CT_ACT_BLOCK; b++, x += CT_ACT_BLOCK, q += CT_ACT_BLOCK) {
+        float amax = 0.0f;
+        for (size_t k = 0; k < CT_ACT_BLOCK; k++) amax = fmaxf(amax, fabsf(x[k]));
+        a[b] = amax < 1e-30f ? 0.0f : amax / 127.0f;
+        float inv = a[b] > 0.0f ? 1.0f / a[b] : 0.0f;
+        for (size_t k = 0; k < CT_ACT_BLOCK; k++) {
+            float scaled = x[k] * inv;
+            q[k] = scaled >= -127.5f && scaled <= 127.5f ? (int8_t)lrintf(scaled) : 0;
+        }
+    }
+}
+
+/* Panel of one row: float d[n_sub], float m[n_sub], int8 codes[n_cols]; n_sub is at most n_cols/16. */
+enum { PANEL_ROWS = 1 };
+
+static size_t panel_bytes(size_t n_cols)
+{
+    return (2 * (n_cols / 16) * sizeof(float) + n_cols + 63) / 64 * 64;
+}
+
+static void pack_panel(void *panel, const int8_t *codes, const float *d, const float *m, size_t n_rows, size_t n_cols,
+                       size_t sub_elems, bool has_min)
+{
+    size_t n_sub = n_cols / sub_elems;
+    float *out = panel;
+    if (n_rows == 0) {
+        memset(panel, 0, panel_bytes(n_cols));
+        return;
+    }
+    memcpy(out, d, n_sub * sizeof(float));
+    if (has_min) memcpy(out + n_sub, m, n_sub * sizeof(float));
+    memcpy(out + 2 * n_sub, codes, n_cols);
+}
+
+static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows,
+                    size_t n_cols, size_t n_tok, size_t sub_elems, bool has_min)
+{
+    size_t n_sub = n_cols / sub_elems;
+    const float *d = panel, *m = d + n_sub;
+    const int8_t *codes = (const int8_t *)(m + n_sub);
+    if (n_rows == 0) return;
+    for (size_t t = 0; t < n_tok; t++) {
+        const float *a = (const float *)((const uint8_t *)act + t * act_stride);
+        const int8_t *q = (const int8_t *)(a + n_cols / CT_ACT_BLOCK);
+        float acc = 0.0f;
+        for (size_t g = 0; g < n_sub; g++) {
+            int32_t dot = 0, qsum = 0;
+            for (size_t k = g * sub_elems; k < (g + 1) * sub_elems; k++) {
+                dot += codes[k] * q[k];
+                qsum += q[k];
+            }
+            float a_g = a[g * sub_elems / CT_ACT_BLOCK];
+            acc = fmaf((float)dot, d[g] * a_g, acc);
+            if (has_min) acc = fmaf(m[g], a_g * (float)qsum, acc);
+        }
+        y[t * y_stride] = acc;
+    }
+}
+
+/* ---- float products ------------------------------------------------------------------------------------------------ */
+
+static void gemm_f32(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x, size_t x_stride, size_t n_rows,
+                     size_t n_cols, size_t n_tok)
+{
+    for (size_t t = 0; t < n_tok; t++)
+        for (size_t r = 0; r < n_rows; r++) {
+            float partial[16] = {0};
+            for (size_t k = 0; k < n_cols; k++)
+                partial[k % 16] = fmaf(w[r * w_stride + k], x[t * x_stride + k], partial[k % 16]);
+            y[t * y_stride + r] = sum16(partial);
+        }
+}
+
+static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+{
+    gemm_f32(y, 0, w, row_bytes / sizeof(float), x, 0, n_rows, n_cols, 1);
+}
+
+/* ---- conversions --------------------------------------------------------------------------------------------------- */
+
+static void f16_to_f32(float *y, const uint16_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = ct_f16_to_f32(x[i]);
+}
+
+static void bf16_to_f32(float *y, const uint16_t *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = ct_bf16_to_f32(x[i]);
+}
+
+static void f32_to_f16(uint16_t *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = ct_f32_to_f16(x[i]);
+}
+
+/* ---- element-wise and reductions ----------------------------------------------------------------------------------- */
+
+static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps)
+{
+    float partial[16] = {0};
+    for (size_t i = 0; i < n; i++) partial[i % 16] = fmaf(x[i], x[i], partial[i % 16]);
+    float scale = 1.0f / sqrtf(sum16(partial) / (float)n + eps);
+    for (size_t i = 0; i < n; i++) y[i] = (x[i] * scale) * weight[i];
+}
+
+static void silu_mul(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = (gate[i] / (1.0f + exp_f32(-gate[i]))) * up[i];
+}
+
+static void add(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] += x[i];
+}
+
+static void scale(float *y, float factor, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] *= factor;
+}
+
+static size_t max_index(const float *x, size_t n, float *max)
+{
+    size_t best = 0;
+    float top = -INFINITY;
+    for (size_t i = 0; i < n; i++)
+        if (x[i] > top) top = x[i], best = i;
+    *max = top;
+    return best;
+}
+
+static void softmax_stats(const float *x, size_t n, float max, float *sum, float *weighted)
+{
+    float partial[16] = {0}, partial_weighted[16] = {0};
+    for (size_t i = 0; i < n; i++) {
+        float e = exp_f32(x[i] - max);
+        partial[i % 16] += e;
+        partial_weighted[i % 16] = fmaf(e, x[i] - max, partial_weighted[i % 16]);
+    }
+    *sum = sum16(partial);
+    *weighted = sum16(partial_weighted);
+}
+
+/* ---- attention ----------------------------------------------------------------------------------------------------- */
+
+static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v)
+{
+    float *s = tile->scratch + CT_PAGE_TOKENS * (tile->d_k + tile->d_v); /* [32] scores, then weights */
+    for (size_t i = 0; i < tile->n_q; i++) {
+        const float *q = tile->q + i * tile->d_k;
+        float *l = tile->l + i * 16, *o = tile->o + i * tile->d_v;
+        int32_t begin = tile->begin[i], end = tile->end[i];
+        if (begin >= end) continue;
+        float m_new = tile->m[i];
+        for (int32_t j = begin; j < end; j++) {
+            s[j] = 0.0f;
+            for (size_t d = 0; d < tile->d_k; d++) s[j] = fmaf(q[d], kt[d * CT_PAGE_TOKENS + (size_t)j], s[j]);
+            if (s[j] > m_new) m_new = s[j];
+        }
+        float corr = exp_f32(tile->m[i] - m_new);
+        for (size_t lane = 0; lane < 16; lane++) l[lane] *= corr;
+        for (size_t c = 0; c < tile->d_v; c++) o[c] *= corr;
+        for (int32_t j = begin; j < end; j++) {
+            float p = exp_f32(s[j] - m_new);
+            l[j % 16] += p;
+            for (size_t c = 0; c < tile->d_v; c++) o[c] = fmaf(p, v[(size_t)j * tile->d_v + c], o[c]);
+        }
+        tile->m[i] = m_new;
+    }
+}
+
+static void attend_f16(const ct_attn_tile *tile, const uint16_t *kt, const uint16_t *v)
+{
+    float *kt32 = tile->scratch, *v32 = kt32 + CT_PAGE_TOKENS * tile->d_k;
+    f16_to_f32(kt32, kt, CT_PAGE_TOKENS * tile->d_k);
+    f16_to_f32(v32, v, CT_PAGE_TOKENS * tile->d_v);
+    attend_f32(tile, kt32, v32);
+}
+
+void ct_kernels_init_scalar(ct_kernels *k)
+{
+    *k = (ct_kernels){
+        .name = "scalar",
+        .act_bytes = act_bytes,
+        .quantize_act = quantize_act,
+        .panel_rows = PANEL_ROWS,
+        .panel_bytes = panel_bytes,
+        .pack_panel = pack_panel,
+        .gemm_i8 = gemm_i8,
+        .gemm_f32 = gemm_f32,
+        .f16_to_f32 = f16_to_f32,
+        .bf16_to_f32 = bf16_to_f32,
+        .f32_to_f16 = f32_to_f16,
+        .rms_norm = rms_norm,
+        .silu_mul = silu_mul,
+        .add = add,
+        .scale = scale,
+        .max_index = max_index,
+        .softmax_stats = softmax_stats,
+        .attend_f16 = attend_f16,
+        .attend_f32 = attend_f32,
+    };
+    k->matvec[CT_F32] = matvec_f32;
+}
