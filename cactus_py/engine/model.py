@@ -1,0 +1,557 @@
+"""A loaded model: scores, generation, and what is known about it."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import MappingProxyType, TracebackType
+from typing import TYPE_CHECKING, Any, Literal
+
+from cactus_py.errors import EngineError, InvalidRequestError
+
+from . import _ffi, _status
+from .tokenizer import Tokenizer, TokenizerInfo, id_array, path_bytes
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FinishReason = Literal["stop", "length", "cancelled"]
+ContextPolicy = Literal["error", "shift"]
+
+_KV_TYPES = {"auto": 0, "f16": 1, "f32": 2}
+_FINISH: dict[int, FinishReason | None] = {0: None, 1: "stop", 2: "length", 3: "cancelled"}
+_POLICIES = {"error": 0, "shift": 1}
+_POLL_MS = 200  # how long a wait may keep the interpreter from seeing Ctrl-C
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One event of a generation.
+
+    `text` is what the event adds to the answer: whole characters, possibly none. `logprob` (natural log), `entropy` (nats) and
+    `margin` (best score minus second best) belong to the model's own distribution, before temperature, penalties and bias;
+    `top` holds (id, logprob) of the best alternatives. `finish_reason` is set on the last event: "stop" (an end token, whose id
+    is reported with empty text, or a stop string), "length" or "cancelled". An `id` of -1 means that no token belongs to the event.
+    """
+
+    id: int
+    text: str
+    logprob: float
+    entropy: float
+    margin: float
+    top: tuple[tuple[int, float], ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationStats:
+    """What one generation cost. Durations are wall-clock milliseconds."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    queue_ms: float
+    prompt_ms: float
+    decode_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInfo:
+    """Memory of a loaded model in bytes. `file_bytes` is mapped, shared and evictable; the rest is private."""
+
+    file_bytes: int
+    scratch_bytes: int
+    kv_touched_bytes: int
+    kv_page_bytes: int
+    kv_page_tokens: int
+    kv_pages: int
+    kv_pages_used: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model file says of itself, and how it is run."""
+
+    architecture: str
+    name: str
+    parameters: int
+    context: int
+    """longest sequence in tokens that this model object takes"""
+    trained_context: int
+    quantisation: str
+    """tensor type that holds most of the weights"""
+    layers: int
+    d_model: int
+    heads: int
+    kv_heads: int
+    d_head: int
+    vocabulary: int
+    tensors: int
+    tokenizer: TokenizerInfo
+    memory: MemoryInfo
+    threads: int
+    kernels: str
+    kv_type: str
+
+
+_SAMPLING_FIELDS = {
+    "temperature": float,
+    "top_p": float,
+    "min_p": float,
+    "repetition_penalty": float,
+    "presence_penalty": float,
+    "frequency_penalty": float,
+    "top_k": int,
+    "penalty_last_n": int,
+    "seed": int,
+    "top_logprobs": int,
+    "ignore_eos": bool,
+}
+
+
+def _number(name: str, value: Any, kind: type) -> Any:
+    """A sampling value in its C type's range. Raises InvalidRequestError naming the field."""
+    try:
+        if kind is float:
+            number = float(value)
+            if math.isnan(number):
+                raise ValueError
+            return number
+        if kind is bool:
+            return int(bool(value))
+        if isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        number = int(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidRequestError(f"{name} is {value!r}; it must be {'a number' if kind is float else 'an integer'}") from error
+    if name == "seed":
+        return number % 2**64
+    if not -(2**31) <= number < 2**31:
+        raise InvalidRequestError(f"{name} is {value!r}; it is out of range")
+    return number
+
+
+def _fill_sampling(raw: Any, sampling: Mapping[str, Any], keep: list[Any]) -> None:
+    """Copies a sampling mapping into a ``cactus_sampling``; arrays that it points to go into `keep`."""
+    ffi, _ = _ffi.load()
+    for name, value in sampling.items():
+        if value is None:
+            continue
+        if name == "logit_bias":
+            if not isinstance(value, Mapping):
+                raise InvalidRequestError("logit_bias must map token ids to numbers")
+            ids, n = id_array(list(value.keys()))
+            values = ffi.new("float[]", [_number("logit_bias", v, float) for v in value.values()])
+            keep += [ids, values]
+            raw.bias_ids, raw.bias_values, raw.n_bias = ids, values, n
+        elif name in _SAMPLING_FIELDS:
+            setattr(raw, "n_top_logprobs" if name == "top_logprobs" else name, _number(name, value, _SAMPLING_FIELDS[name]))
+        else:
+            known = ", ".join(sorted([*_SAMPLING_FIELDS, "logit_bias"]))
+            raise InvalidRequestError(f"sampling has no field {name!r}; there are: {known}")
+
+
+class Generation:
+    """A running generation: an iterator of :class:`Token` that ends after the event with a ``finish_reason``.
+
+    Closing it (also by leaving a ``with`` block, or dropping it) cancels what is still to come. `cancel` may be called from any
+    thread; the last event then has ``finish_reason == "cancelled"``.
+    """
+
+    def __init__(self, model: Model, handle: Any) -> None:
+        self._model = model
+        self._handle = handle
+        self._lock = threading.Lock()
+        self._finished = False
+        self._stats: GenerationStats | None = None
+
+    def wait(self, timeout_s: float | None = None) -> Token | None:
+        """The next event, or None when `timeout_s` passed without one (0: do not wait).
+
+        Raises StopIteration after the last event, and the engine's error when the generation failed.
+        """
+        ffi, lib = _ffi.load()
+        raw, error = ffi.new("cactus_token *"), _status.new_error()
+        with self._lock:
+            if self._finished or self._handle is None:
+                raise StopIteration
+            milliseconds = -1 if timeout_s is None else min(int(timeout_s * 1000), 2**31 - 1)
+            status = lib.cactus_request_next(self._handle, milliseconds, raw, error)
+            if status == _status.TIMEOUT:
+                return None
+            if status == _status.FINISHED:
+                self._finished = True
+                raise StopIteration
+            if status != _status.OK:
+                self._finished = True
+                _status.check(status, error)
+            token = Token(
+                id=raw.id,
+                text=bytes(ffi.buffer(raw.text, raw.n_text_bytes)).decode("utf-8", "replace") if raw.n_text_bytes else "",
+                logprob=raw.logprob,
+                entropy=raw.entropy,
+                margin=raw.margin,
+                top=tuple((raw.top_ids[i], raw.top_logprobs[i]) for i in range(raw.n_top)),
+                finish_reason=_FINISH[raw.finish],
+            )
+            if token.finish_reason is not None:
+                self._finished = True
+            return token
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> Token:
+        while True:
+            token = self.wait(_POLL_MS / 1000)
+            if token is not None:
+                return token
+
+    @property
+    def stats(self) -> GenerationStats:
+        """Cost so far; final once the last event was delivered."""
+        ffi, lib = _ffi.load()
+        with self._lock:
+            if self._handle is None:
+                if self._stats is None:
+                    raise EngineError("the generation was closed")
+                return self._stats
+            return self._read_stats(ffi, lib)
+
+    def _read_stats(self, ffi: Any, lib: Any) -> GenerationStats:
+        raw, error = ffi.new("cactus_request_stats *"), _status.new_error()
+        raw.struct_size = ffi.sizeof("cactus_request_stats")
+        _status.check(lib.cactus_request_get_stats(self._handle, raw, error), error)
+        return GenerationStats(
+            raw.n_prompt, raw.n_prompt_cached, raw.n_generated, raw.queue_ms, raw.prompt_ms, raw.decode_ms
+        )
+
+    def cancel(self) -> None:
+        """Ends the generation at the next token boundary."""
+        _, lib = _ffi.load()
+        handle = self._handle
+        if handle is not None:
+            lib.cactus_request_cancel(handle)
+
+    def close(self) -> None:
+        """Cancels what is still to come and frees the request. Stats stay readable."""
+        ffi, lib = _ffi.load()
+        self.cancel()
+        with self._lock:
+            if self._handle is not None:
+                self._stats = self._read_stats(ffi, lib)
+                lib.cactus_request_free(self._handle)
+                self._handle = None
+            self._finished = True
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None) is not None:
+            self.close()
+
+
+class Model:
+    """A model file, mapped and ready to compute. Safe to share between threads: requests run as one batch.
+
+    Weights stay in the file's pages; several models of one file share them.
+    """
+
+    def __init__(self, model: Any, engine: Any, path: str) -> None:
+        self._model = model
+        self._engine = engine
+        self._path = path
+        self._pid = os.getpid()
+        self._idle = threading.Condition()
+        self._n_calls = 0
+        self._tokenizer = Tokenizer(_ffi.load()[1].cactus_model_tokenizer(model), self)
+        self._metadata: Mapping[str, str] | None = None
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        context: int | None = None,
+        kv_type: Literal["auto", "f16", "f32"] = "auto",
+        kv_memory: int | None = None,
+        batch: int | None = None,
+        kernels: str | None = None,
+    ) -> Model:
+        """Maps a GGUF file (of a split model the first part) and starts an engine for it.
+
+        threads: None for all CPUs this process may use. context: longest sequence in tokens, None for the trained length.
+        kv_type: keys and values as "f16" or "f32"; "auto" is f16, and f32 for models with float weights. kv_memory: bytes for
+        the keys and values of all sequences together. batch: tokens computed in one step at most, None for 512. kernels: name of
+        a kernel set, None for the environment's CACTUS_PY_KERNELS or the best.
+
+        Raises ModelFileError, ModelFormatError, UnsupportedModelError, InvalidRequestError or OutOfMemoryError.
+        """
+        ffi, lib = _ffi.load()
+        if kv_type not in _KV_TYPES:
+            raise InvalidRequestError(f"kv_type is {kv_type!r}; it must be one of {', '.join(_KV_TYPES)}")
+        model_out, engine_out, error = ffi.new("cactus_model **"), ffi.new("cactus_engine **"), _status.new_error()
+        params = ffi.new("cactus_engine_params *")
+        params.struct_size = ffi.sizeof("cactus_engine_params")
+        for field, name, value in (("n_threads", "threads", threads), ("n_context", "context", context), ("n_batch", "batch", batch)):
+            if value is not None:
+                number = _number(name, value, int)
+                if number <= 0:
+                    raise InvalidRequestError(f"{name} is {value}; it must be positive")
+                setattr(params, field, number)
+        if kv_memory is not None:
+            if kv_memory <= 0:
+                raise InvalidRequestError(f"kv_memory is {kv_memory}; it must be a positive number of bytes")
+            params.kv_memory_bytes = kv_memory
+        params.kv_type = _KV_TYPES[kv_type]
+        kernels_text = ffi.new("char[]", kernels.encode()) if kernels else ffi.NULL
+        params.kernels = kernels_text
+        _status.check(lib.cactus_model_load(path_bytes(path), model_out, error), error)
+        status = lib.cactus_engine_create(model_out[0], params, engine_out, error)
+        if status != _status.OK:
+            lib.cactus_model_free(model_out[0])
+            _status.check(status, error)
+        return cls(model_out[0], engine_out[0], os.fspath(path))
+
+    # ---- life ----
+
+    @contextmanager
+    def _in_use(self) -> Iterator[Any]:
+        """The engine's handle for one call; `close` waits for calls that run."""
+        with self._idle:
+            if self._engine is None:
+                raise EngineError("the model was closed")
+            if os.getpid() != self._pid:
+                raise EngineError("the model was loaded before this process forked; load it again in the child process")
+            self._n_calls += 1
+        try:
+            yield self._engine
+        finally:
+            with self._idle:
+                self._n_calls -= 1
+                self._idle.notify_all()
+
+    def close(self) -> None:
+        """Cancels every generation and frees the engine. Calling it again does nothing."""
+        _, lib = _ffi.load()
+        with self._idle:
+            engine, model = self._engine, self._model
+            self._engine = None
+            while self._n_calls > 0:
+                self._idle.wait()
+            self._model = None
+        if engine is not None and os.getpid() == self._pid:
+            lib.cactus_engine_free(engine)
+            lib.cactus_model_free(model)
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_engine", None) is not None:
+            self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._engine is None else "open"
+        return f"<Model {self._path!r} {state}>"
+
+    # ---- text ----
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer, usable while the model is open."""
+        if self._engine is None:
+            raise EngineError("the model was closed")
+        return self._tokenizer
+
+    def tokenize(self, text: str | bytes, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Ids of a text, with bos/eos where the model wants them and special tokens recognised."""
+        with self._in_use():
+            return self._tokenizer.encode(text, add_special, parse_special)
+
+    def detokenize(self, ids: Sequence[int], show_special: bool = False) -> str:
+        """Text of a sequence of ids."""
+        with self._in_use():
+            return self._tokenizer.decode(ids, show_special)
+
+    # ---- scores ----
+
+    @staticmethod
+    def _one_sequence(ids: Any) -> Any:
+        """Accepts ``[1, 2, 3]``, an array, or one sequence in a list: ``[[1, 2, 3]]``."""
+        if len(ids) == 1 and hasattr(ids[0], "__len__"):
+            return ids[0]
+        return ids
+
+    def logits(self, ids: Sequence[int], chunk: int = 0) -> NDArray[np.float32]:
+        """Scores of every position, float32 [T, V]: row i holds the scores after ``ids[: i + 1]``.
+
+        chunk: tokens computed together (0: the batch size; 1: one at a time). The result does not depend on it.
+        Raises InvalidRequestError or ContextLengthError.
+        """
+        import numpy as np
+
+        ffi, lib = _ffi.load()
+        raw, n = id_array(self._one_sequence(ids))
+        with self._in_use() as engine:
+            out = np.empty((n, self._tokenizer.info.n_vocab), dtype=np.float32)
+            error = _status.new_error()
+            status = lib.cactus_engine_logits(engine, raw, n, _number("chunk", chunk, int), ffi.cast("float *", out.ctypes.data), error)
+            _status.check(status, error)
+        return out
+
+    def logprobs(self, ids: Sequence[int]) -> NDArray[np.float32]:
+        """Natural log-probability of each token given those before it, float32 [T - 1]."""
+        import numpy as np
+
+        ffi, lib = _ffi.load()
+        raw, n = id_array(self._one_sequence(ids))
+        out = np.empty(max(n - 1, 0), dtype=np.float32)
+        with self._in_use() as engine:
+            error = _status.new_error()
+            _status.check(lib.cactus_engine_logprobs(engine, raw, n, ffi.cast("float *", out.ctypes.data), error), error)
+        return out
+
+    # ---- generation ----
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        sampling: Mapping[str, Any] | None = None,
+        stop: Sequence[str] | str = (),
+        context_policy: ContextPolicy = "error",
+        keep: int = 0,
+    ) -> Generation:
+        """Starts a generation after the prompt `ids` and returns it; iterate over it for tokens.
+
+        max_tokens: None until an end token or until the context is full. sampling: temperature (default 0: greedy), top_k, top_p,
+        min_p, repetition_penalty, presence_penalty, frequency_penalty, penalty_last_n, seed, logit_bias, ignore_eos,
+        top_logprobs. stop: strings that end the text, themselves left out. context_policy: "error" refuses a prompt that is too
+        long and ends with "length" when the context is full; "shift" keeps the first `keep` tokens and the newest.
+
+        Raises InvalidRequestError or ContextLengthError before anything is computed.
+        """
+        ffi, lib = _ffi.load()
+        params, out, error = ffi.new("cactus_request_params *"), ffi.new("cactus_request **"), _status.new_error()
+        alive: list[Any] = []  # C memory that params points to
+        lib.cactus_request_params_default(params)
+        params.sampling.temperature = 0.0
+        params.prompt, params.n_prompt = id_array(self._one_sequence(ids) if len(ids) else ids)
+        alive.append(params.prompt)
+        if max_tokens is not None:
+            limit = _number("max_tokens", max_tokens, int)
+            if limit <= 0:
+                raise InvalidRequestError(f"max_tokens is {max_tokens}; it must be positive")
+            params.max_tokens = limit
+        _fill_sampling(params.sampling, sampling or {}, alive)
+        stops = [stop] if isinstance(stop, str) else list(stop)
+        if any(not isinstance(s, str) or not s or "\0" in s for s in stops):
+            raise InvalidRequestError("a stop string must be a non-empty text without NUL characters")
+        texts = [ffi.new("char[]", s.encode("utf-8", "surrogatepass")) for s in stops]
+        array = ffi.new("char *[]", texts) if texts else ffi.NULL
+        alive += [texts, array]
+        params.stop, params.n_stop = ffi.cast("char const * const *", array), len(texts)
+        if context_policy not in _POLICIES:
+            raise InvalidRequestError(f"context_policy is {context_policy!r}; it must be 'error' or 'shift'")
+        params.context_policy = _POLICIES[context_policy]
+        params.n_keep = _number("keep", keep, int)
+        with self._in_use() as engine:
+            _status.check(lib.cactus_request_submit(engine, params, out, error), error)
+        return Generation(self, out[0])
+
+    # ---- description ----
+
+    @property
+    def path(self) -> str:
+        """The file's path as it was given."""
+        return self._path
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens."""
+        return int(self._engine_info().n_context)
+
+    def _engine_info(self) -> Any:
+        ffi, lib = _ffi.load()
+        raw, error = ffi.new("cactus_engine_info *"), _status.new_error()
+        raw.struct_size = ffi.sizeof("cactus_engine_info")
+        with self._in_use() as engine:
+            _status.check(lib.cactus_engine_get_info(engine, raw, error), error)
+        return raw
+
+    def memory(self) -> MemoryInfo:
+        """Memory as it is now."""
+        ffi, lib = _ffi.load()
+        engine = self._engine_info()
+        raw, error = ffi.new("cactus_model_info *"), _status.new_error()
+        raw.struct_size = ffi.sizeof("cactus_model_info")
+        with self._in_use():
+            _status.check(lib.cactus_model_get_info(self._model, raw, error), error)
+        return MemoryInfo(
+            file_bytes=raw.file_bytes,
+            scratch_bytes=engine.scratch_bytes,
+            kv_touched_bytes=engine.kv_touched_bytes,
+            kv_page_bytes=engine.kv_page_bytes,
+            kv_page_tokens=engine.kv_page_tokens,
+            kv_pages=engine.n_kv_pages,
+            kv_pages_used=engine.n_kv_pages_used,
+        )
+
+    @property
+    def info(self) -> ModelInfo:
+        ffi, lib = _ffi.load()
+        engine = self._engine_info()
+        raw, error = ffi.new("cactus_model_info *"), _status.new_error()
+        raw.struct_size = ffi.sizeof("cactus_model_info")
+        with self._in_use():
+            _status.check(lib.cactus_model_get_info(self._model, raw, error), error)
+            return ModelInfo(
+                architecture=ffi.string(raw.architecture).decode("utf-8", "replace"),
+                name=ffi.string(raw.name).decode("utf-8", "replace"),
+                parameters=raw.n_parameters,
+                context=engine.n_context,
+                trained_context=raw.n_context,
+                quantisation=ffi.string(raw.quantisation).decode(),
+                layers=raw.n_layers,
+                d_model=raw.d_model,
+                heads=raw.n_heads,
+                kv_heads=raw.n_kv_heads,
+                d_head=raw.d_head,
+                vocabulary=raw.n_vocab,
+                tensors=raw.n_tensors,
+                tokenizer=self._tokenizer.info,
+                memory=self.memory(),
+                threads=engine.n_threads,
+                kernels=ffi.string(engine.kernels).decode(),
+                kv_type="f32" if engine.kv_type == _KV_TYPES["f32"] else "f16",
+            )
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's metadata as text; arrays of more than 16 elements are abbreviated."""
+        ffi, lib = _ffi.load()
+        if self._metadata is None:
+            found: dict[str, str] = {}
+            key, value, n, error = ffi.new("char const **"), ffi.new("char const **"), ffi.new("size_t *"), _status.new_error()
+            with self._in_use():
+                for i in range(lib.cactus_model_n_metadata(self._model)):
+                    _status.check(lib.cactus_model_metadata(self._model, i, key, value, n, error), error)
+                    name = ffi.string(key[0]).decode("utf-8", "replace")
+                    found[name] = bytes(ffi.buffer(value[0], n[0])).decode("utf-8", "replace")
+            self._metadata = MappingProxyType(found)
+        return self._metadata

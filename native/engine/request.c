@@ -1,0 +1,161 @@
+/* request.c: the event queue of a request, and its public functions except submission (engine.c). */
+#include "engine/request.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+
+double ct_now_ms(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+/* Room for `more` elements behind n; keeps the old memory when there is none. */
+static bool grow(void **array, size_t *capacity, size_t n, size_t more, size_t elem_bytes)
+{
+    if (n + more <= *capacity) return true;
+    size_t wanted = n + more < 64 ? 64 : 2 * (n + more);
+    void *bigger = ct_alloc(wanted, elem_bytes);
+    if (bigger == NULL) return false;
+    if (n > 0) memcpy(bigger, *array, n * elem_bytes);
+    ct_free(*array);
+    *array = bigger;
+    *capacity = wanted;
+    return true;
+}
+
+static bool queue_event(cactus_request *r, const ct_choice *choice, cactus_finish finish, const char *text, size_t n_text)
+{
+    size_t n_top = choice == NULL ? 0 : (size_t)choice->n_top, logprob_capacity = r->top_capacity;
+    if (r->next_event == r->n_events) r->n_events = r->next_event = r->n_top = r->n_text = 0;
+    void *events = r->events, *ids = r->top_ids, *logprobs = r->top_logprobs, *bytes = r->text;
+    bool ok = grow(&events, &r->events_capacity, r->n_events, 1, sizeof *r->events);
+    ok = grow(&logprobs, &logprob_capacity, r->n_top, n_top, sizeof *r->top_logprobs) && ok;
+    ok = grow(&ids, &r->top_capacity, r->n_top, n_top, sizeof *r->top_ids) && ok;
+    ok = grow(&bytes, &r->text_capacity, r->n_text, n_text, 1) && ok;
+    r->events = events, r->top_ids = ids, r->top_logprobs = logprobs, r->text = bytes;
+    if (!ok) return false;
+    ct_event e = {.id = -1, .finish = (int32_t)finish, .n_top = (int32_t)n_top, .first_top = r->n_top, .first_text = r->n_text, .n_text = n_text};
+    if (choice != NULL) e.id = choice->id, e.logprob = choice->logprob, e.entropy = choice->entropy, e.margin = choice->margin;
+    for (size_t i = 0; i < n_top; i++) r->top_ids[r->n_top] = choice->top_ids[i], r->top_logprobs[r->n_top++] = choice->top_logprobs[i];
+    if (n_text > 0) memcpy(r->text + r->n_text, text, n_text);
+    r->n_text += n_text;
+    r->events[r->n_events++] = e;
+    return true;
+}
+
+bool ct_request_emit(cactus_request *r, const ct_choice *choice, cactus_finish finish, const char *text, size_t n_text)
+{
+    bool ok = true;
+    if (r->on_token != NULL) {
+        cactus_token token = {.id = -1, .finish = (int32_t)finish, .text = text, .n_text_bytes = n_text};
+        if (choice != NULL) {
+            token.id = choice->id, token.logprob = choice->logprob, token.entropy = choice->entropy, token.margin = choice->margin;
+            token.n_top = choice->n_top, token.top_ids = choice->top_ids, token.top_logprobs = choice->top_logprobs;
+        }
+        if (r->on_token(r->user, &token) != 0) atomic_store(&r->cancelled, true);
+        return true;
+    }
+    pthread_mutex_lock(&r->mutex);
+    ok = queue_event(r, choice, finish, text, n_text);
+    pthread_cond_signal(&r->ready);
+    pthread_mutex_unlock(&r->mutex);
+    return ok;
+}
+
+void ct_request_end(cactus_request *r, const cactus_error *failure)
+{
+    pthread_mutex_lock(&r->mutex);
+    r->ended = true;
+    if (failure != NULL) r->failure = *failure;
+    pthread_cond_broadcast(&r->ready);
+    pthread_mutex_unlock(&r->mutex);
+    ct_request_unref(r);
+}
+
+void ct_request_unref(cactus_request *r)
+{
+    if (atomic_fetch_sub(&r->refs, 1) != 1) return;
+    pthread_cond_destroy(&r->ready);
+    pthread_mutex_destroy(&r->mutex);
+    ct_free(r->events);
+    ct_free(r->top_ids);
+    ct_free(r->top_logprobs);
+    ct_free(r->text);
+    ct_free(r->shown_text);
+    ct_free(r->tokens);
+    ct_free(r->pages);
+    ct_sampler_free(r->sampler);
+    ct_text_free(&r->assembler);
+    ct_free(r);
+}
+
+/* Copies the oldest event to where the consumer may read it until its next call. */
+static cactus_status show_event(cactus_request *r, cactus_token *token, cactus_error *err)
+{
+    const ct_event *e = &r->events[r->next_event];
+    void *shown = r->shown_text;
+    if (!grow(&shown, &r->shown_capacity, 0, e->n_text, 1)) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the text of a token");
+    r->shown_text = shown;
+    if (e->n_text > 0) memcpy(r->shown_text, r->text + e->first_text, e->n_text);
+    for (size_t i = 0; i < (size_t)e->n_top; i++) {
+        r->shown_ids[i] = r->top_ids[e->first_top + i];
+        r->shown_logprobs[i] = r->top_logprobs[e->first_top + i];
+    }
+    *token = (cactus_token){.id = e->id, .finish = e->finish, .logprob = e->logprob, .entropy = e->entropy, .margin = e->margin,
+                            .n_top = e->n_top, .top_ids = r->shown_ids, .top_logprobs = r->shown_logprobs, .text = r->shown_text,
+                            .n_text_bytes = e->n_text};
+    r->next_event++;
+    return CACTUS_OK;
+}
+
+cactus_status cactus_request_next(cactus_request *r, int32_t timeout_ms, cactus_token *token, cactus_error *err)
+{
+    if (r == NULL || token == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_next needs a request and a place for the token");
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    if (timeout_ms > 0) {
+        until.tv_sec += timeout_ms / 1000;
+        until.tv_nsec += (long)(timeout_ms % 1000) * 1000000L;
+        if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
+    }
+    cactus_status status = CACTUS_OK;
+    pthread_mutex_lock(&r->mutex);
+    while (r->next_event == r->n_events && !r->ended && status == CACTUS_OK) {
+        if (timeout_ms < 0) pthread_cond_wait(&r->ready, &r->mutex);
+        else if (timeout_ms == 0 || pthread_cond_timedwait(&r->ready, &r->mutex, &until) == ETIMEDOUT)
+            status = r->next_event == r->n_events && !r->ended ? CACTUS_ERROR_TIMEOUT : CACTUS_OK;
+        if (timeout_ms == 0) break;
+    }
+    if (status == CACTUS_ERROR_TIMEOUT) ct_fail(err, status, "no token within %d ms", timeout_ms);
+    else if (r->next_event < r->n_events) status = show_event(r, token, err);
+    else if (r->failure.code != 0) status = ct_fail(err, (cactus_status)r->failure.code, "%s", r->failure.message);
+    else status = ct_fail(err, CACTUS_ERROR_FINISHED, "the request has delivered its last event");
+    pthread_mutex_unlock(&r->mutex);
+    return status;
+}
+
+void cactus_request_cancel(cactus_request *r)
+{
+    if (r != NULL) atomic_store(&r->cancelled, true);
+}
+
+cactus_status cactus_request_get_stats(cactus_request *r, cactus_request_stats *stats, cactus_error *err)
+{
+    if (r == NULL || stats == NULL || stats->struct_size != sizeof *stats)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_get_stats needs a request and a cactus_request_stats with its struct_size set");
+    pthread_mutex_lock(&r->mutex);
+    *stats = r->stats;
+    pthread_mutex_unlock(&r->mutex);
+    stats->struct_size = sizeof *stats;
+    return CACTUS_OK;
+}
+
+void cactus_request_free(cactus_request *r)
+{
+    if (r == NULL) return;
+    cactus_request_cancel(r);
+    ct_request_unref(r);
+}

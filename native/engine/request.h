@@ -1,0 +1,68 @@
+/* request.h: one generation, between the scheduler that computes it and the consumer that reads its events. */
+#ifndef CT_REQUEST_H
+#define CT_REQUEST_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "engine/sampling.h"
+#include "engine/text.h"
+
+typedef struct ct_event {
+    int32_t id, finish;
+    float logprob, entropy, margin;
+    int32_t n_top;
+    size_t first_top, first_text, n_text; /* in the queue's arrays */
+} ct_event;
+
+struct cactus_request {
+    atomic_int refs;       /* consumer and scheduler */
+    atomic_bool cancelled;
+
+    /* events, guarded by `mutex` */
+    pthread_mutex_t mutex;
+    pthread_cond_t ready;
+    ct_event *events;
+    size_t n_events, next_event, events_capacity;
+    int32_t *top_ids;
+    float *top_logprobs;
+    size_t n_top, top_capacity;
+    char *text;
+    size_t n_text, text_capacity;
+    bool ended;            /* nothing will be added */
+    cactus_error failure;  /* code 0: none; reported after the events */
+    cactus_request_stats stats;
+
+    /* what the consumer holds between two calls */
+    int32_t shown_ids[CT_MAX_TOP_LOGPROBS];
+    float shown_logprobs[CT_MAX_TOP_LOGPROBS];
+    char *shown_text;
+    size_t shown_capacity;
+
+    /* the sequence; the scheduler's alone */
+    int32_t *tokens;       /* [tokens_capacity] prompt and generated */
+    size_t n_tokens, tokens_capacity;
+    size_t n_computed;     /* tokens whose keys and values are in the pages */
+    uint8_t **pages;       /* [n_pages] */
+    size_t n_pages;
+    size_t chunk;          /* tokens computed in the current step */
+    int32_t max_tokens, n_generated, context_policy;
+    size_t n_keep;
+    ct_sampler *sampler;
+    ct_text assembler;
+    cactus_token_callback on_token;
+    void *user;
+    double submitted_ms, started_ms, first_token_ms;
+    cactus_request *next;  /* in the waiting list */
+};
+
+double ct_now_ms(void);
+
+/* Hands an event to the callback or the queue; choice may be NULL (no token). False when memory is short: the request then fails. */
+bool ct_request_emit(cactus_request *request, const ct_choice *choice, cactus_finish finish, const char *text, size_t n_text);
+
+/* Ends the event stream; a failure (may be NULL) is reported after the events. Drops the scheduler's reference. */
+void ct_request_end(cactus_request *request, const cactus_error *failure);
+void ct_request_unref(cactus_request *request);
+
+#endif

@@ -1,0 +1,31 @@
+/* decoder.h: the forward pass of a decoder over a batch of tokens of several sequences. */
+#ifndef CT_DECODER_H
+#define CT_DECODER_H
+
+#include "models/model.h"
+
+typedef struct ct_decoder ct_decoder;
+
+/* Tokens of one step. Rows are grouped by sequence: run i covers rows runs[i].first … + n_tok, in order. */
+typedef struct ct_batch {
+    const int32_t *tokens; /* [n_tok], each in [0, n_vocab) */
+    size_t n_tok;          /* 1 … max_batch */
+    const ct_run *runs;
+    size_t n_runs;
+    const uint32_t *outputs; /* [n_outputs] rows whose scores are wanted, ascending */
+    size_t n_outputs;
+} ct_batch;
+
+/* Buffers for at most max_batch tokens a step. Errors as ct_exec_create. */
+cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, bool kv_f32,
+                                ct_decoder **out, cactus_error *err);
+void ct_decoder_free(ct_decoder *decoder);
+const ct_kv_layout *ct_decoder_kv_layout(const ct_decoder *decoder);
+const ct_exec *ct_decoder_exec(const ct_decoder *decoder);
+size_t ct_decoder_scratch_bytes(const ct_decoder *decoder);
+
+/* Computes the batch, writes its keys and values into the runs' pages and the wanted scores to logits [n_outputs, n_vocab].
+ * Allocates nothing. */
+void ct_decoder_forward(ct_decoder *decoder, const ct_batch *batch, float *logits);
+
+#endif

@@ -1,0 +1,170 @@
+/* linear.c: products of weights in the file with the activations of one or many tokens.
+ *
+ * One token: each tile is a range of rows given to the type's matvec, which reads the file's blocks once. Several tokens: each tile
+ * is a panel of rows, unpacked once into the thread's scratch (L1/L2) and multiplied with every token. Both give the same bits. */
+#include <string.h>
+
+#include "nn/nn.h"
+#include "nn/scratch.h"
+
+enum {
+    MAX_PRODUCTS = 4,
+    MATVEC_ALIGN_ROWS = 16,
+    TILES_PER_THREAD = 4,
+    MATVEC_MAX_TOKENS = 2 /* up to here a product with several tokens is several matvecs over rows that are still in L1 */
+};
+
+typedef struct job {
+    const ct_exec *exec;
+    const ct_input *input;
+    size_t act_stride;
+    size_t n_products;
+    struct {
+        const ct_matrix *w;
+        float *y;
+        size_t tile_rows;
+        size_t first_tile;
+    } parts[MAX_PRODUCTS];
+} job;
+
+static void convert_rows(const ct_exec *exec, const ct_matrix *w, const uint8_t *rows, size_t n_rows, size_t stride, float *out)
+{
+    for (size_t r = 0; r < n_rows; r++) {
+        const uint8_t *row = rows + r * w->row_bytes;
+        if (w->type == CT_F16) exec->k->f16_to_f32(out + r * stride, (const uint16_t *)(const void *)row, w->n_cols);
+        else if (w->type == CT_BF16) exec->k->bf16_to_f32(out + r * stride, (const uint16_t *)(const void *)row, w->n_cols);
+        else w->info->decode_f32(row, w->n_cols, out + r * stride);
+    }
+}
+
+static void float_rows(const job *j, const ct_matrix *w, float *y, size_t row, size_t n_rows, uint8_t *scratch)
+{
+    const ct_exec *exec = j->exec;
+    const ct_input *in = j->input;
+    if (w->type == CT_F32) {
+        exec->k->gemm_f32(y + row, w->n_rows, (const float *)(const void *)(w->data + row * w->row_bytes), w->n_cols, in->x, in->n_cols,
+                          n_rows, w->n_cols, in->n_tok);
+        return;
+    }
+    size_t stride = ct_round_up(w->n_cols, 16);
+    float *panel = (float *)(void *)scratch;
+    for (size_t done = 0; done < n_rows; done += CT_FLOAT_PANEL_ROWS) {
+        size_t n = ct_min_size(CT_FLOAT_PANEL_ROWS, n_rows - done);
+        convert_rows(exec, w, w->data + (row + done) * w->row_bytes, n, stride, panel);
+        exec->k->gemm_f32(y + row + done, w->n_rows, panel, stride, in->x, in->n_cols, n, w->n_cols, in->n_tok);
+    }
+}
+
+static void make_panel(const ct_exec *exec, const ct_matrix *w, size_t row, size_t n_rows, uint8_t *scratch)
+{
+    const ct_kernels *k = exec->k;
+    const uint8_t *rows = w->data + row * w->row_bytes;
+    if (k->unpack[w->type] != NULL) {
+        k->unpack[w->type](scratch, rows, w->row_bytes, n_rows, w->n_cols);
+        return;
+    }
+    size_t n_sub = w->n_cols / w->info->sub_elems;
+    int8_t *codes = (int8_t *)(scratch + k->panel_bytes(w->n_cols));
+    float *d = (float *)(void *)(codes + ct_round_up(k->panel_rows * w->n_cols, 64));
+    float *m = d + ct_round_up(k->panel_rows * n_sub, 16);
+    for (size_t r = 0; r < n_rows; r++)
+        w->info->decode_codes(rows + r * w->row_bytes, w->n_cols, codes + r * w->n_cols, d + r * n_sub, m + r * n_sub);
+    k->pack_panel(scratch, codes, d, m, n_rows, w->n_cols, w->info->sub_elems, w->info->has_min);
+}
+
+static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row, size_t n_rows, uint8_t *scratch)
+{
+    const ct_kernels *k = j->exec->k;
+    const ct_input *in = j->input;
+    if (in->n_tok <= MATVEC_MAX_TOKENS && k->matvec[w->type] != NULL) {
+        for (size_t t = 0; t < in->n_tok; t++)
+            k->matvec[w->type](y + t * w->n_rows + row, w->data + row * w->row_bytes, w->row_bytes, in->act + t * j->act_stride, n_rows,
+                               w->n_cols);
+        return;
+    }
+    for (size_t done = 0; done < n_rows; done += k->panel_rows) {
+        size_t n = ct_min_size(k->panel_rows, n_rows - done);
+        make_panel(j->exec, w, row + done, n, scratch);
+        k->gemm_i8(y + row + done, w->n_rows, scratch, in->act, j->act_stride, n, w->n_cols, in->n_tok, w->info->sub_elems,
+                   w->info->has_min);
+    }
+}
+
+static void linear_tile(void *ctx, size_t tile, int thread)
+{
+    const job *j = ctx;
+    size_t p = 0;
+    while (p + 1 < j->n_products && tile >= j->parts[p + 1].first_tile) p++;
+    const ct_matrix *w = j->parts[p].w;
+    float *y = j->parts[p].y;
+    size_t row = (tile - j->parts[p].first_tile) * j->parts[p].tile_rows;
+    size_t n_rows = ct_min_size(j->parts[p].tile_rows, w->n_rows - row);
+    uint8_t *scratch = ct_thread_scratch(j->exec, thread);
+
+    if (w->info->decode_codes == NULL) {
+        if (j->input->n_tok == 1 && j->exec->k->matvec[w->type] != NULL)
+            j->exec->k->matvec[w->type](y + row, w->data + row * w->row_bytes, w->row_bytes, j->input->x, n_rows, w->n_cols);
+        else float_rows(j, w, y, row, n_rows, scratch);
+    } else integer_rows(j, w, y, row, n_rows, scratch);
+
+    if (w->bias != NULL)
+        for (size_t t = 0; t < j->input->n_tok; t++)
+            for (size_t r = row; r < row + n_rows; r++) y[t * w->n_rows + r] += w->bias[r];
+}
+
+typedef struct quantise_job {
+    const ct_exec *exec;
+    ct_input *input;
+    size_t act_stride, tile_tokens;
+} quantise_job;
+
+static void quantise_tile(void *ctx, size_t tile, int thread)
+{
+    const quantise_job *j = ctx;
+    (void)thread;
+    size_t end = ct_min_size((tile + 1) * j->tile_tokens, j->input->n_tok);
+    for (size_t t = tile * j->tile_tokens; t < end; t++)
+        j->exec->k->quantize_act(j->input->act + t * j->act_stride, j->input->x + t * j->input->n_cols, j->input->n_cols);
+}
+
+/* Rows of a tile: a multiple of `align` such that every thread gets several tiles of the whole region. */
+static size_t tile_rows_for(const ct_exec *exec, size_t total_rows, size_t align)
+{
+    size_t rows = total_rows / ((size_t)ct_pool_threads(exec->pool) * TILES_PER_THREAD);
+    return rows < align ? align : rows / align * align;
+}
+
+void ct_linear(const ct_exec *exec, ct_input *input, const ct_product *products, size_t n_products)
+{
+    job j = {.exec = exec, .input = input, .n_products = n_products};
+    size_t total_rows = 0, n_tiles = 0;
+    bool integer = false;
+    if (input->n_tok == 0) return;
+    for (size_t i = 0; i < n_products; i++) {
+        total_rows += products[i].w->n_rows;
+        integer |= products[i].w->info->decode_codes != NULL;
+    }
+    if (integer) j.act_stride = exec->k->act_bytes(input->n_cols);
+    if (integer && !input->quantised) {
+        quantise_job q = {exec, input, j.act_stride, 8};
+        ct_pool_run(exec->pool, quantise_tile, &q, (input->n_tok + q.tile_tokens - 1) / q.tile_tokens);
+        input->quantised = true;
+    }
+    for (size_t i = 0; i < n_products; i++) {
+        const ct_matrix *w = products[i].w;
+        bool is_float = w->info->decode_codes == NULL;
+        size_t align = is_float ? CT_FLOAT_PANEL_ROWS : input->n_tok <= MATVEC_MAX_TOKENS ? MATVEC_ALIGN_ROWS : exec->k->panel_rows;
+        if (align % MATVEC_ALIGN_ROWS != 0) align = ct_round_up(align, MATVEC_ALIGN_ROWS);
+        j.parts[i].w = w;
+        j.parts[i].y = products[i].y;
+        j.parts[i].tile_rows = tile_rows_for(exec, total_rows, align);
+        j.parts[i].first_tile = n_tiles;
+        n_tiles += (w->n_rows + j.parts[i].tile_rows - 1) / j.parts[i].tile_rows;
+    }
+    ct_pool_run(exec->pool, linear_tile, &j, n_tiles);
+}
+
+void ct_embed_rows(const ct_matrix *w, const int32_t *ids, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++) w->info->decode_f32(w->data + (size_t)ids[i] * w->row_bytes, w->n_cols, y + i * w->n_cols);
+}
