@@ -1,0 +1,406 @@
+/* test_engine.c: the engine through its public interface, on a tiny model: requests alone and together, cancellation, contexts that
+ * fill up, pages that run out, closing while requests run. Runs under the sanitizers and under emulation. */
+#include <pthread.h>
+#include <time.h>
+
+#include "cactus.h"
+#include "tests/test.h"
+
+#define MODEL "tests/data/zoo/llama/llama.f32.gguf"
+
+enum { MAX_OUT = 512 };
+
+typedef struct output {
+    int32_t ids[MAX_OUT];
+    float logprobs[MAX_OUT];
+    size_t n;
+    char text[4 * MAX_OUT * 4];
+    int32_t finish;
+    cactus_status status;
+} output;
+
+static cactus_model *model;
+
+static cactus_model *the_model(void)
+{
+    cactus_error err = {0};
+    if (model == NULL && !CHECK_MSG(cactus_model_load(MODEL, &model, &err) == CACTUS_OK, "%s", err.message)) exit(2);
+    return model;
+}
+
+static cactus_engine *make_engine(int32_t n_threads, int32_t n_context, uint64_t kv_bytes, int32_t n_batch)
+{
+    cactus_engine *engine = NULL;
+    cactus_error err = {0};
+    cactus_engine_params p = {.struct_size = sizeof p, .n_threads = n_threads, .n_context = n_context, .kv_memory_bytes = kv_bytes, .n_batch = n_batch};
+    if (!CHECK_MSG(cactus_engine_create(the_model(), &p, &engine, &err) == CACTUS_OK, "%s", err.message)) exit(2);
+    return engine;
+}
+
+static cactus_request_params params_for(const int32_t *prompt, size_t n, int32_t max_tokens)
+{
+    cactus_request_params p;
+    cactus_request_params_default(&p);
+    p.prompt = prompt;
+    p.n_prompt = n;
+    p.max_tokens = max_tokens;
+    p.sampling.temperature = 0.0f;
+    p.sampling.ignore_eos = 1;
+    return p;
+}
+
+static cactus_request *submit(cactus_engine *engine, const cactus_request_params *p)
+{
+    cactus_request *r = NULL;
+    cactus_error err = {0};
+    CHECK_MSG(cactus_request_submit(engine, p, &r, &err) == CACTUS_OK, "%s", err.message);
+    return r;
+}
+
+static void collect(cactus_request *r, output *out)
+{
+    cactus_token token;
+    cactus_error err;
+    out->n = 0;
+    out->text[0] = '\0';
+    out->finish = 0;
+    while ((out->status = cactus_request_next(r, 60000, &token, &err)) == CACTUS_OK) {
+        if (token.id >= 0 && out->n < MAX_OUT) out->ids[out->n] = token.id, out->logprobs[out->n++] = token.logprob;
+        strncat(out->text, token.text == NULL ? "" : token.text, token.n_text_bytes);
+        CHECK_INT(out->finish, 0); /* nothing after the last event */
+        out->finish = token.finish;
+    }
+}
+
+static void generate(cactus_engine *engine, const int32_t *prompt, size_t n, int32_t max_tokens, output *out)
+{
+    cactus_request_params p = params_for(prompt, n, max_tokens);
+    cactus_request *r = submit(engine, &p);
+    if (r == NULL) return;
+    collect(r, out);
+    CHECK_INT(out->status, CACTUS_ERROR_FINISHED);
+    cactus_request_free(r);
+}
+
+static void check_same(const output *a, const output *b)
+{
+    CHECK_UINT(a->n, b->n);
+    for (size_t i = 0; i < a->n && i < b->n; i++)
+        if (!CHECK_INT(a->ids[i], b->ids[i]) || !CHECK_FLOAT(a->logprobs[i], b->logprobs[i])) return;
+    CHECK_STR(a->text, b->text);
+}
+
+static uint32_t pages_used(cactus_engine *engine)
+{
+    cactus_engine_info info = {.struct_size = sizeof info};
+    for (int i = 0; i < 200; i++) { /* the scheduler publishes between steps */
+        CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
+        if (info.n_running == 0 && info.n_waiting == 0 && info.n_kv_pages_used == 0) break;
+        nanosleep(&(struct timespec){0, 5000000}, NULL);
+    }
+    return info.n_kv_pages_used;
+}
+
+static int32_t prompts[12][80];
+static size_t prompt_sizes[12];
+
+static void make_prompts(void)
+{
+    test_rng rng = {3};
+    for (size_t i = 0; i < 12; i++) {
+        prompt_sizes[i] = 1 + test_below(&rng, 79);
+        for (size_t j = 0; j < prompt_sizes[i]; j++) prompts[i][j] = (int32_t)(3 + test_below(&rng, 500));
+    }
+}
+
+static output alone[12], together[12];
+
+TEST(together_as_alone)
+{
+    make_prompts();
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    for (size_t i = 0; i < 12; i++) generate(engine, prompts[i], prompt_sizes[i], 40, &alone[i]);
+    cactus_request *requests[12];
+    for (size_t i = 0; i < 12; i++) {
+        cactus_request_params p = params_for(prompts[i], prompt_sizes[i], 40);
+        requests[i] = submit(engine, &p);
+    }
+    for (size_t i = 0; i < 12; i++) {
+        collect(requests[i], &together[i]);
+        cactus_request_free(requests[i]);
+        check_same(&alone[i], &together[i]);
+        CHECK_INT(together[i].finish, CACTUS_FINISH_LENGTH);
+        CHECK_UINT(together[i].n, 40);
+    }
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+TEST(threads_and_batches_do_not_matter)
+{
+    static const int32_t threads[] = {1, 3}, batches[] = {1, 5, 33};
+    output got;
+    make_prompts();
+    for (size_t i = 0; i < 2; i++)
+        for (size_t j = 0; j < 3; j++) {
+            cactus_engine *engine = make_engine(threads[i], 0, 0, batches[j]);
+            for (size_t k = 0; k < 3; k++) {
+                generate(engine, prompts[k], prompt_sizes[k], 40, &got);
+                check_same(&alone[k], &got);
+            }
+            cactus_engine_free(engine);
+        }
+}
+
+TEST(pages_run_out)
+{
+    make_prompts();
+    cactus_engine_info info = {.struct_size = sizeof info};
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
+    cactus_engine_free(engine);
+    engine = make_engine(2, 128, 6 * info.kv_page_bytes, 64); /* 12 requests of up to 4 pages share 6 */
+    cactus_request *requests[12];
+    for (size_t i = 0; i < 12; i++) {
+        cactus_request_params p = params_for(prompts[i], prompt_sizes[i], 40);
+        requests[i] = submit(engine, &p);
+    }
+    float *logits = malloc(128 * 512 * sizeof *logits);
+    CHECK_INT(cactus_engine_logits(engine, prompts[0], prompt_sizes[0], 0, logits, NULL), CACTUS_OK); /* takes pages too */
+    free(logits);
+    for (size_t i = 0; i < 12; i++) {
+        collect(requests[i], &together[i]);
+        cactus_request_free(requests[i]);
+        check_same(&alone[i], &together[i]);
+    }
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+TEST(context_full)
+{
+    int32_t prompt[40];
+    output out;
+    cactus_error err = {0};
+    for (int32_t i = 0; i < 40; i++) prompt[i] = 5 + i;
+    cactus_engine *engine = make_engine(2, 64, 0, 0);
+    generate(engine, prompt, 40, -1, &out);
+    CHECK_INT(out.finish, CACTUS_FINISH_LENGTH);
+    CHECK_UINT(out.n, 25); /* positions 40 … 63 are computed; the last one still yields a token */
+
+    cactus_request *r = NULL;
+    int32_t longer[65];
+    for (int32_t i = 0; i < 65; i++) longer[i] = 5 + i;
+    cactus_request_params p = params_for(longer, 65, 5);
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_CONTEXT);
+    CHECK_STR(err.message, "the prompt has 65 tokens; the context holds 64");
+    p = params_for(longer, 64, -1);
+    r = submit(engine, &p);
+    collect(r, &out);
+    CHECK_UINT(out.n, 1);
+    cactus_request_free(r);
+
+    p = params_for(longer, 65, 200);
+    p.context_policy = CACTUS_CONTEXT_SHIFT;
+    p.n_keep = 8;
+    r = submit(engine, &p);
+    collect(r, &out);
+    CHECK_INT(out.finish, CACTUS_FINISH_LENGTH);
+    CHECK_UINT(out.n, 200);
+    cactus_request_free(r);
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+/* After a shift the next token is that of a fresh prompt: the kept front and the newest half. */
+TEST(shift_equals_a_fresh_prompt)
+{
+    int32_t prompt[60], fresh[64];
+    output out, again;
+    for (int32_t i = 0; i < 60; i++) prompt[i] = 9 + 2 * i;
+    cactus_engine *engine = make_engine(2, 64, 0, 0);
+    cactus_request_params p = params_for(prompt, 60, 6);
+    p.context_policy = CACTUS_CONTEXT_SHIFT;
+    p.n_keep = 10;
+    cactus_request *r = submit(engine, &p);
+    collect(r, &out);
+    cactus_request_free(r);
+    CHECK_UINT(out.n, 6);
+    /* 60 + 5 tokens do not fit 64: kept are 10 and the newest (64 - 10) / 2 = 27 */
+    memcpy(fresh, prompt, 10 * sizeof *fresh);
+    memcpy(fresh + 10, prompt + 60 - 22, 22 * sizeof *fresh);
+    memcpy(fresh + 32, out.ids, 5 * sizeof *fresh);
+    generate(engine, fresh, 37, 1, &again);
+    CHECK_INT(again.ids[0], out.ids[5]);
+    CHECK_FLOAT(again.logprobs[0], out.logprobs[5]);
+    cactus_engine_free(engine);
+}
+
+TEST(cancel_and_close)
+{
+    int32_t prompt[] = {5, 6, 7};
+    output out;
+    cactus_token token;
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    cactus_request_params p = params_for(prompt, 3, -1);
+    p.context_policy = CACTUS_CONTEXT_SHIFT;
+    cactus_request *r = submit(engine, &p);
+    for (int i = 0; i < 5; i++) CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_OK);
+    cactus_request_cancel(r);
+    collect(r, &out);
+    CHECK_INT(out.finish, CACTUS_FINISH_CANCELLED);
+    CHECK_INT(cactus_request_next(r, -1, &token, NULL), CACTUS_ERROR_FINISHED);
+    cactus_request_free(r);
+    CHECK_UINT(pages_used(engine), 0);
+
+    r = submit(engine, &p); /* freed while it runs */
+    CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_OK);
+    cactus_request_free(r);
+
+    cactus_request *left[3];
+    for (int i = 0; i < 3; i++) left[i] = submit(engine, &p);
+    CHECK_INT(cactus_request_next(left[0], 60000, &token, NULL), CACTUS_OK);
+    cactus_engine_free(engine); /* while three run */
+    for (int i = 0; i < 3; i++) {
+        collect(left[i], &out);
+        CHECK_INT(out.finish, CACTUS_FINISH_CANCELLED);
+        cactus_request_free(left[i]);
+    }
+}
+
+static int32_t count_tokens(void *user, const cactus_token *token)
+{
+    atomic_int *n = user;
+    if (token->id >= 0) atomic_fetch_add(n, 1);
+    return atomic_load(n) >= 7;
+}
+
+TEST(callbacks)
+{
+    int32_t prompt[] = {5, 6, 7};
+    atomic_int n = 0;
+    cactus_token token;
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    cactus_request_params p = params_for(prompt, 3, 100);
+    p.on_token = count_tokens;
+    p.user = &n;
+    cactus_request *r = submit(engine, &p);
+    CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_ERROR_FINISHED); /* waits for the end */
+    CHECK_INT(atomic_load(&n), 7); /* the callback cancelled */
+    cactus_request_free(r);
+    cactus_engine_free(engine);
+}
+
+TEST(timeouts)
+{
+    int32_t prompt[] = {5};
+    cactus_token token;
+    cactus_error err = {0};
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
+    cactus_request_params p = params_for(prompt, 1, 1);
+    cactus_request *r = submit(engine, &p);
+    cactus_status status;
+    while ((status = cactus_request_next(r, 0, &token, &err)) == CACTUS_ERROR_TIMEOUT) continue;
+    CHECK_INT(status, CACTUS_OK);
+    CHECK_INT(token.finish, CACTUS_FINISH_LENGTH);
+    cactus_request_free(r);
+    cactus_engine_free(engine);
+}
+
+TEST(stop_strings_end_the_text)
+{
+    int32_t prompt[] = {40, 41, 42};
+    output whole, cut;
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    generate(engine, prompt, 3, 40, &whole);
+    if (CHECK(strlen(whole.text) > 8)) {
+        char stop[4] = {0};
+        memcpy(stop, whole.text + strlen(whole.text) / 2, 3);
+        const char *stops[] = {stop};
+        cactus_request_params p = params_for(prompt, 3, 40);
+        p.stop = stops;
+        p.n_stop = 1;
+        cactus_request *r = submit(engine, &p);
+        collect(r, &cut);
+        cactus_request_free(r);
+        CHECK_INT(cut.finish, CACTUS_FINISH_STOP);
+        const char *at = strstr(whole.text, stop);
+        CHECK_UINT(strlen(cut.text), at - whole.text);
+        CHECK(strncmp(cut.text, whole.text, strlen(cut.text)) == 0);
+    }
+    cactus_engine_free(engine);
+}
+
+TEST(bad_requests)
+{
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
+    int32_t prompt[] = {5, 600}, good[] = {5};
+    const char *empty[] = {""};
+    cactus_request *r = NULL;
+    cactus_error err = {0};
+    cactus_request_params p = params_for(prompt, 2, 5);
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_CONTAINS(err.message, "token 600 at position 1");
+    p = params_for(good, 0, 5);
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    p = params_for(good, 1, 0);
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_CONTAINS(err.message, "max_tokens");
+    p = params_for(good, 1, 1);
+    p.sampling.temperature = NAN;
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    p = params_for(good, 1, 1);
+    p.stop = empty;
+    p.n_stop = 1;
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    p = params_for(good, 1, 1);
+    p.struct_size = 4;
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK(r == NULL);
+    CHECK_INT(cactus_engine_logits(engine, good, 0, 0, &(float){0}, &err), CACTUS_ERROR_ARGUMENT);
+    cactus_engine_free(engine);
+
+    cactus_engine_params e = {.struct_size = sizeof e, .kernels = "mmx"};
+    CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_CONTAINS(err.message, "mmx");
+    e = (cactus_engine_params){.struct_size = sizeof e, .n_context = 100000};
+    CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
+    e = (cactus_engine_params){.struct_size = sizeof e, .kv_memory_bytes = 1};
+    CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK(engine == NULL);
+}
+
+typedef struct client {
+    cactus_engine *engine;
+    size_t index;
+    output out;
+} client;
+
+static void *client_main(void *arg)
+{
+    client *c = arg;
+    for (int i = 0; i < 3; i++) generate(c->engine, prompts[c->index], prompt_sizes[c->index], 40, &c->out);
+    return NULL;
+}
+
+TEST(many_threads_share_an_engine)
+{
+    static client clients[8];
+    pthread_t threads[8];
+    make_prompts();
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    for (size_t i = 0; i < 8; i++) {
+        clients[i].engine = engine;
+        clients[i].index = i;
+        CHECK_INT(pthread_create(&threads[i], NULL, client_main, &clients[i]), 0);
+    }
+    for (size_t i = 0; i < 8; i++) {
+        pthread_join(threads[i], NULL);
+        check_same(&alone[i], &clients[i].out);
+    }
+    cactus_engine_free(engine);
+    cactus_model_free(model);
+    model = NULL;
+}
+
+TEST_MAIN()
