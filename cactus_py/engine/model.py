@@ -451,8 +451,9 @@ class Model:
         alive: list[Any] = []  # C memory that params points to
         lib.cactus_request_params_default(params)
         params.sampling.temperature = 0.0
-        params.prompt, params.n_prompt = id_array(self._one_sequence(ids) if len(ids) else ids)
-        alive.append(params.prompt)
+        prompt, params.n_prompt = id_array(self._one_sequence(ids) if len(ids) else ids)
+        params.prompt = prompt
+        alive.append(prompt)
         if max_tokens is not None:
             limit = _number("max_tokens", max_tokens, int)
             if limit <= 0:
