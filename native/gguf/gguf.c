@@ -39,12 +39,14 @@ typedef struct reader {
     uint64_t index;
 } reader;
 
+#define DAMAGED(r, ...) ct_gguf_refuse((r)->gguf, (r)->err, CACTUS_ERROR_FORMAT, __VA_ARGS__)
+#define UNSUPPORTED(r, ...) ct_gguf_refuse((r)->gguf, (r)->err, CACTUS_ERROR_UNSUPPORTED, __VA_ARGS__)
+
 static cactus_status take(reader *r, uint64_t n_bytes, const uint8_t **out)
 {
     if (n_bytes > r->size - r->pos) {
-        ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT,
-                       "%s %" PRIu64 " needs %" PRIu64 " bytes at offset %zu, but the file ends at %zu", r->section, r->index,
-                       n_bytes, r->pos, r->size);
+        DAMAGED(r, "%s %" PRIu64 " needs %" PRIu64 " bytes at offset %zu, but the file ends at %zu", r->section, r->index,
+                n_bytes, r->pos, r->size);
         return CACTUS_ERROR_FORMAT; /* said here, so that compilers see that *out is set on success */
     }
     *out = r->data + r->pos;
@@ -85,11 +87,11 @@ static cactus_status take_name(reader *r, size_t max_bytes, const char *what, ct
     cactus_status status = take_str(r, out);
     if (status != CACTUS_OK) return status;
     if (out->size == 0 || out->size > max_bytes)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "the %s of %s %" PRIu64 " has %zu bytes, not 1 to %zu", what,
-                              r->section, r->index, out->size, max_bytes);
+        return DAMAGED(r, "the %s of %s %" PRIu64 " has %zu bytes, not 1 to %zu", what, r->section, r->index, out->size,
+                       max_bytes);
     if (!ct_gguf_is_text(*out))
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "the %s of %s %" PRIu64 ", \"%s\", is not UTF-8 without NUL",
-                              what, r->section, r->index, ct_gguf_printable(shown, *out, CT_SHOWN_CHARS));
+        return DAMAGED(r, "the %s of %s %" PRIu64 ", \"%s\", is not UTF-8 without NUL", what, r->section, r->index,
+                       ct_gguf_printable(shown, *out, CT_SHOWN_CHARS));
     return CACTUS_OK;
 }
 
@@ -181,8 +183,8 @@ static cactus_status take_type(reader *r, const ct_gguf_kv *kv, const char *what
     cactus_status status = take_u32(r, &type);
     if (status != CACTUS_OK) return status;
     if (type >= N_VALUE_TYPES)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "the key %s has the unknown %s type %" PRIu32,
-                              ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS), what, type);
+        return DAMAGED(r, "the key %s has the unknown %s type %" PRIu32, ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS),
+                       what, type);
     *out = (ct_gguf_value_type)type;
     return CACTUS_OK;
 }
@@ -196,9 +198,8 @@ static cactus_status skip_strings(reader *r, const ct_gguf_kv *kv)
         uint64_t size = 0, left = r->size - pos;
         if (left >= sizeof size) memcpy(&size, r->data + pos, sizeof size);
         if (left < sizeof size || size > left - sizeof size)
-            return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT,
-                                  "string %" PRIu64 " of the array %s needs %" PRIu64 " bytes at offset %zu, but the file ends at %zu",
-                                  i, ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS), size, pos, r->size);
+            return DAMAGED(r, "string %" PRIu64 " of the array %s needs %" PRIu64 " bytes at offset %zu, but the file ends at "
+                           "%zu", i, ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS), size, pos, r->size);
         pos += sizeof size + (size_t)size;
     }
     r->pos = pos;
@@ -212,13 +213,12 @@ static cactus_status take_array(reader *r, ct_gguf_kv *kv)
     if (status == CACTUS_OK) status = take_u64(r, &kv->count);
     if (status != CACTUS_OK) return status;
     if (kv->elem == CT_GGUF_ARRAY)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_UNSUPPORTED, "the key %s is an array of arrays, which is not supported",
-                              ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS));
+        return UNSUPPORTED(r, "the key %s is an array of arrays, which is not supported",
+                           ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS));
     size_t elem_bytes = kv->elem == CT_GGUF_STRING ? 8 : value_bytes[kv->elem]; /* strings: at least */
     if (kv->count > (r->size - r->pos) / elem_bytes)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT,
-                              "the array %s claims %" PRIu64 " elements, but only %zu bytes are left",
-                              ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS), kv->count, r->size - r->pos);
+        return DAMAGED(r, "the array %s claims %" PRIu64 " elements, but only %zu bytes are left",
+                       ct_gguf_printable(shown, kv->key, CT_SHOWN_CHARS), kv->count, r->size - r->pos);
     size_t start = r->pos;
     kv->data = r->data + start;
     if (kv->elem == CT_GGUF_STRING) status = skip_strings(r, kv);
@@ -256,16 +256,14 @@ static cactus_status take_tensor(reader *r, ct_gguf_tensor *t, uint64_t *offset)
     if (status != CACTUS_OK) return status;
     ct_gguf_printable(shown, t->name, CT_SHOWN_CHARS);
     if (t->n_dims > CT_GGUF_MAX_DIMS)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "the tensor %s has %" PRIu32 " dimensions, more than %d", shown,
-                              t->n_dims, CT_GGUF_MAX_DIMS);
+        return DAMAGED(r, "the tensor %s has %" PRIu32 " dimensions, more than %d", shown, t->n_dims, CT_GGUF_MAX_DIMS);
     for (size_t i = 0; i < CT_GGUF_MAX_DIMS; i++) {
         t->ne[i] = 1;
         if (i < t->n_dims && (status = take_u64(r, &t->ne[i])) != CACTUS_OK) return status;
         if (t->ne[i] == 0)
-            return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "dimension %zu of the tensor %s is 0", i, shown);
+            return DAMAGED(r, "dimension %zu of the tensor %s is 0", i, shown);
         if (t->ne[i] > (uint64_t)INT64_MAX / n_elems)
-            return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "the dimensions of the tensor %s overflow: the last is %" PRIu64,
-                                  shown, t->ne[i]);
+            return DAMAGED(r, "the dimensions of the tensor %s overflow: the last is %" PRIu64, shown, t->ne[i]);
         n_elems *= t->ne[i];
     }
     status = take_u32(r, &type);
@@ -273,17 +271,15 @@ static cactus_status take_tensor(reader *r, ct_gguf_tensor *t, uint64_t *offset)
     if (status != CACTUS_OK) return status;
     t->info = ct_type_get(type);
     if (t->info == NULL)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_UNSUPPORTED, "the tensor %s has the unknown type %" PRIu32, shown, type);
+        return UNSUPPORTED(r, "the tensor %s has the unknown type %" PRIu32, shown, type);
     t->type = (ct_type)type;
     size_t row_bytes;
     if (t->ne[0] % t->info->block_elems != 0)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT,
-                              "the rows of the tensor %s have %" PRIu64 " elements, no multiple of the %u of a block of %s", shown,
-                              t->ne[0], t->info->block_elems, t->info->name);
+        return DAMAGED(r, "the rows of the tensor %s have %" PRIu64 " elements, no multiple of the %u of a block of %s",
+                       shown, t->ne[0], t->info->block_elems, t->info->name);
     if (!ct_type_row_bytes(t->info, t->ne[0], &row_bytes) || n_elems / t->ne[0] > SIZE_MAX ||
         !ct_mul_ok(row_bytes, (size_t)(n_elems / t->ne[0]), &t->n_bytes))
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "the size of the tensor %s overflows: %" PRIu64 " elements of %s",
-                              shown, n_elems, t->info->name);
+        return DAMAGED(r, "the size of the tensor %s overflows: %" PRIu64 " elements of %s", shown, n_elems, t->info->name);
     return CACTUS_OK;
 }
 
@@ -293,14 +289,12 @@ static cactus_status place_tensor(const reader *r, ct_gguf_tensor *t, uint64_t o
     char shown[CT_SHOWN_BYTES];
     size_t left = data_start < r->size ? r->size - data_start : 0;
     if (offset % alignment != 0)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT,
-                              "the data of the tensor %s is at offset %" PRIu64 ", no multiple of the file's alignment %" PRIu32,
-                              ct_gguf_printable(shown, t->name, CT_SHOWN_CHARS), offset, alignment);
+        return DAMAGED(r, "the data of the tensor %s is at offset %" PRIu64 ", no multiple of the file's alignment %" PRIu32,
+                       ct_gguf_printable(shown, t->name, CT_SHOWN_CHARS), offset, alignment);
     if (offset > left || t->n_bytes > left - offset)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT,
-                              "the data of the tensor %s runs past the end of the file: %zu bytes at offset %" PRIu64
-                              " of the data, which is %zu bytes long",
-                              ct_gguf_printable(shown, t->name, CT_SHOWN_CHARS), t->n_bytes, offset, left);
+        return DAMAGED(r, "the data of the tensor %s runs past the end of the file: %zu bytes at offset %" PRIu64
+                       " of the data, which is %zu bytes long",
+                       ct_gguf_printable(shown, t->name, CT_SHOWN_CHARS), t->n_bytes, offset, left);
     t->data = r->data + data_start + (size_t)offset;
     return CACTUS_OK;
 }
@@ -331,10 +325,9 @@ static cactus_status take_tensors(reader *r, ct_gguf *gguf, uint32_t alignment)
 static cactus_status take_count(const reader *r, uint64_t count, const char *what, size_t min_bytes, size_t most, size_t *out)
 {
     if (count > (r->size - r->pos) / min_bytes)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_FORMAT, "it claims %" PRIu64 " %s, but has only %zu bytes", count, what,
-                              r->size);
+        return DAMAGED(r, "it claims %" PRIu64 " %s, but has only %zu bytes", count, what, r->size);
     if (count > most)
-        return ct_gguf_refuse(r->gguf, r->err, CACTUS_ERROR_UNSUPPORTED, "it has %" PRIu64 " %s, more than %zu", count, what, most);
+        return UNSUPPORTED(r, "it has %" PRIu64 " %s, more than %zu", count, what, most);
     *out = (size_t)count;
     return CACTUS_OK;
 }
@@ -344,21 +337,20 @@ static cactus_status take_header(reader *r, ct_gguf *gguf)
     char shown[CT_SHOWN_BYTES];
     uint32_t version;
     uint64_t n_tensors, n_kv;
-    if (r->size == 0) return ct_gguf_refuse(gguf, r->err, CACTUS_ERROR_FORMAT, "the file is empty");
+    if (r->size == 0) return DAMAGED(r, "the file is empty");
     if (memcmp(r->data, "GGUF", ct_min_size(r->size, 4)) != 0)
-        return ct_gguf_refuse(gguf, r->err, CACTUS_ERROR_FORMAT, "this is no GGUF file: it starts with \"%s\" instead of \"GGUF\"",
-                              ct_gguf_printable(shown, ct_str_of(r->data, ct_min_size(r->size, 4)), CT_SHOWN_CHARS));
+        return DAMAGED(r, "this is no GGUF file: it starts with \"%s\" instead of \"GGUF\"",
+                       ct_gguf_printable(shown, ct_str_of(r->data, ct_min_size(r->size, 4)), CT_SHOWN_CHARS));
     if (r->size < HEADER_BYTES)
-        return ct_gguf_refuse(gguf, r->err, CACTUS_ERROR_FORMAT, "the header needs %d bytes, but the file ends at %zu", HEADER_BYTES,
-                              r->size);
+        return DAMAGED(r, "the header needs %d bytes, but the file ends at %zu", HEADER_BYTES, r->size);
     memcpy(&version, r->data + 4, sizeof version);
     memcpy(&n_tensors, r->data + 8, sizeof n_tensors);
     memcpy(&n_kv, r->data + 16, sizeof n_kv);
     r->pos = HEADER_BYTES;
     if (version != 0 && (version & 0xffff) == 0)
-        return ct_gguf_refuse(gguf, r->err, CACTUS_ERROR_UNSUPPORTED, "this is a big-endian GGUF file; only little-endian is supported");
+        return UNSUPPORTED(r, "this is a big-endian GGUF file; only little-endian is supported");
     if (version != 2 && version != 3)
-        return ct_gguf_refuse(gguf, r->err, CACTUS_ERROR_UNSUPPORTED, "this is GGUF version %" PRIu32 "; supported are 2 and 3", version);
+        return UNSUPPORTED(r, "this is GGUF version %" PRIu32 "; supported are 2 and 3", version);
     cactus_status status = take_count(r, n_kv, "metadata entries", MIN_KV_BYTES, MAX_KV, &gguf->n_kv);
     if (status == CACTUS_OK) status = take_count(r, n_tensors, "tensors", MIN_TENSOR_BYTES, MAX_TENSORS, &gguf->n_tensors);
     return status;
@@ -380,8 +372,8 @@ static cactus_status read_file(ct_gguf *gguf, const uint8_t *data, size_t size, 
     if (status == CACTUS_OK) status = ct_gguf_get_u32(gguf, "general.alignment", &alignment, &found, err);
     if (status != CACTUS_OK) return status;
     if (alignment < MIN_ALIGNMENT || alignment > MAX_ALIGNMENT || (alignment & (alignment - 1)) != 0)
-        return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "general.alignment is %" PRIu32 ", not a power of two from %d to %d",
-                              alignment, MIN_ALIGNMENT, MAX_ALIGNMENT);
+        return DAMAGED(&r, "general.alignment is %" PRIu32 ", not a power of two from %d to %d", alignment, MIN_ALIGNMENT,
+                       MAX_ALIGNMENT);
     return take_tensors(&r, gguf, alignment);
 }
 
@@ -435,7 +427,8 @@ static cactus_status split_place(const ct_gguf *gguf, uint32_t *no, uint32_t *co
         return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "split.count is %" PRIu32 ", more than %d", *count, MAX_PARTS);
     status = ct_gguf_get_u32(gguf, "split.no", no, NULL, err);
     if (status == CACTUS_OK && *no >= *count)
-        return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "split.no is %" PRIu32 ", but split.count is %" PRIu32, *no, *count);
+        return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "split.no is %" PRIu32 ", but split.count is %" PRIu32, *no,
+                              *count);
     return status;
 }
 
@@ -456,12 +449,13 @@ static cactus_status append_part(ct_gguf *gguf, const char *path, uint32_t no, u
     status = split_place(part, &part_no, &part_count, err);
     if (status == CACTUS_OK && (part_no != no || part_count != count))
         status = ct_gguf_refuse(part, err, CACTUS_ERROR_FORMAT,
-                                "it says that it is part %" PRIu32 " of %" PRIu32 ", but part %" PRIu32 " of %" PRIu32 " is needed here",
+                                "it says that it is part %" PRIu32 " of %" PRIu32 ", but part %" PRIu32 " of %" PRIu32
+                                " is needed here",
                                 part_no + 1, part_count, no + 1, count);
     size_t n_tensors = gguf->n_tensors + part->n_tensors; /* both at most MAX_TENSORS */
     if (status == CACTUS_OK && n_tensors > MAX_TENSORS)
-        status = ct_gguf_refuse(part, err, CACTUS_ERROR_UNSUPPORTED, "with this part the model has %zu tensors, more than %d", n_tensors,
-                                MAX_TENSORS);
+        status = ct_gguf_refuse(part, err, CACTUS_ERROR_UNSUPPORTED, "with this part the model has %zu tensors, more than %d",
+                                n_tensors, MAX_TENSORS);
     ct_gguf_tensor *tensors = status == CACTUS_OK ? ct_alloc(n_tensors, sizeof *tensors) : NULL;
     if (tensors != NULL) {
         if (gguf->n_tensors > 0) memcpy(tensors, gguf->tensors, gguf->n_tensors * sizeof *tensors);
@@ -492,11 +486,13 @@ static cactus_status join_parts(ct_gguf *gguf, const char *path, cactus_error *e
     bool is_named = base >= PART_SUFFIX_BYTES && strcmp(path + base - PART_SUFFIX_BYTES, suffix) == 0;
     if (no > 0)
         return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT,
-                              "this is part %" PRIu32 " of %" PRIu32 " of a split model; open the first part, whose name ends in %s",
+                              "this is part %" PRIu32 " of %" PRIu32 " of a split model; open the first part, whose name ends "
+                              "in %s",
                               no + 1, count, first);
     if (!is_named)
         return ct_gguf_refuse(gguf, err, CACTUS_ERROR_IO,
-                              "this is the first of %" PRIu32 " parts of a split model, so its name must end in %s for the others to be found",
+                              "this is the first of %" PRIu32 " parts of a split model, so its name must end in %s for the "
+                              "others to be found",
                               count, first);
 
     base -= PART_SUFFIX_BYTES;
@@ -518,8 +514,8 @@ static cactus_status join_parts(ct_gguf *gguf, const char *path, cactus_error *e
     ct_free(part_path);
     if (status == CACTUS_OK) status = ct_gguf_get_u32(gguf, "split.tensors.count", &n_tensors, &found, err);
     if (status == CACTUS_OK && found && n_tensors != gguf->n_tensors)
-        return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "split.tensors.count is %" PRIu32 ", but the parts hold %zu tensors",
-                              n_tensors, gguf->n_tensors);
+        return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "split.tensors.count is %" PRIu32
+                              ", but the parts hold %zu tensors", n_tensors, gguf->n_tensors);
     return status;
 }
 
@@ -548,8 +544,8 @@ cactus_status ct_gguf_open_memory(const void *data, size_t size, ct_gguf **out, 
     if (status == CACTUS_OK) status = split_place(gguf, &no, &count, err);
     if (status == CACTUS_OK && count > 1)
         status = ct_gguf_refuse(gguf, err, CACTUS_ERROR_UNSUPPORTED,
-                                "this is part %" PRIu32 " of %" PRIu32 " of a split model, which can only be opened by its path", no + 1,
-                                count);
+                                "this is part %" PRIu32 " of %" PRIu32 " of a split model, which can only be opened by its path",
+                                no + 1, count);
     if (status == CACTUS_OK) status = index_tensors(gguf, err);
     if (status == CACTUS_OK) *out = gguf;
     else ct_gguf_close(gguf);

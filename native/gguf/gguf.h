@@ -51,10 +51,10 @@ void ct_gguf_close(ct_gguf *gguf);
 uint64_t ct_gguf_file_bytes(const ct_gguf *gguf); /* all parts */
 size_t ct_gguf_n_kv(const ct_gguf *gguf);
 const ct_gguf_kv *ct_gguf_kv_at(const ct_gguf *gguf, size_t index);
-const ct_gguf_kv *ct_gguf_find_kv(const ct_gguf *gguf, const char *key); /* NULL if absent; hashed */
+const ct_gguf_kv *ct_gguf_find_kv(const ct_gguf *gguf, const char *key); /* NULL if absent */
 size_t ct_gguf_n_tensors(const ct_gguf *gguf);
 const ct_gguf_tensor *ct_gguf_tensor_at(const ct_gguf *gguf, size_t index);
-const ct_gguf_tensor *ct_gguf_find_tensor(const ct_gguf *gguf, const char *name); /* NULL if absent; hashed */
+const ct_gguf_tensor *ct_gguf_find_tensor(const ct_gguf *gguf, const char *name); /* NULL if absent */
 
 /* Typed access. An absent key leaves *out as it is and returns OK with *found = false (found may be NULL: then an absent key is
  * a FORMAT error that names the key). A value of the wrong type or out of range is a FORMAT error that names key and value.

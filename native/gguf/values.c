@@ -59,24 +59,33 @@ static size_t number_bytes(ct_gguf_value_type type)
     return 0;
 }
 
+/* A number as text. */
+typedef struct digits {
+    char text[32];
+} digits;
+
 /* The shortest decimal form that reads back as the same number. */
-static void format_real(char out[32], double value, bool is_single)
+static digits format_real(double value, bool is_single)
 {
-    for (int digits = 6; digits <= (is_single ? FLT_DECIMAL_DIG : DBL_DECIMAL_DIG); digits++) {
-        snprintf(out, 32, "%.*g", digits, value);
-        if (is_single ? strtof(out, NULL) == (float)value : strtod(out, NULL) == value) break;
+    digits out;
+    for (int n = 6; n <= (is_single ? FLT_DECIMAL_DIG : DBL_DECIMAL_DIG); n++) {
+        snprintf(out.text, sizeof out.text, "%.*g", n, value);
+        if (is_single ? strtof(out.text, NULL) == (float)value : strtod(out.text, NULL) == value) break;
     }
-    for (char *p = out; *p != '\0'; p++) /* the caller's locale may write a comma */
+    for (char *p = out.text; *p != '\0'; p++) /* the caller's locale may write a comma */
         if (*p == ',') *p = '.';
+    return out;
 }
 
-static void format_number(char out[32], ct_gguf_value_type type, const uint8_t *p)
+static digits format_number(ct_gguf_value_type type, const uint8_t *p)
 {
+    digits out;
     number n = load(type, p);
-    if (type == CT_GGUF_BOOL) snprintf(out, 32, "%s", n.u != 0 ? "true" : "false");
-    else if (n.kind == UNSIGNED) snprintf(out, 32, "%" PRIu64, n.u);
-    else if (n.kind == SIGNED) snprintf(out, 32, "%" PRId64, n.i);
-    else format_real(out, n.f, type == CT_GGUF_F32);
+    if (n.kind == REAL) return format_real(n.f, type == CT_GGUF_F32);
+    if (type == CT_GGUF_BOOL) snprintf(out.text, sizeof out.text, "%s", n.u != 0 ? "true" : "false");
+    else if (n.kind == UNSIGNED) snprintf(out.text, sizeof out.text, "%" PRIu64, n.u);
+    else snprintf(out.text, sizeof out.text, "%" PRId64, n.i);
+    return out;
 }
 
 /* ---- typed access --------------------------------------------------------------------------------------------------- */
@@ -99,7 +108,7 @@ static const ct_gguf_kv *look_up(const ct_gguf *gguf, const char *key, bool *fou
 /* "KEY is VALUE, not WANTED" */
 static cactus_status refuse_value(const ct_gguf *gguf, const ct_gguf_kv *kv, const char *wanted, cactus_error *err)
 {
-    char key[CT_SHOWN_BYTES], text[CT_SHOWN_BYTES + 8], value[32];
+    char key[CT_SHOWN_BYTES], text[CT_SHOWN_BYTES + 8];
     ct_gguf_printable(key, kv->key, CT_SHOWN_CHARS);
     if (kv->type == CT_GGUF_STRING) {
         ct_gguf_printable(text + 1, ct_str_of(kv->data + 8, kv->n_bytes - 8), CT_SHOWN_CHARS);
@@ -108,8 +117,7 @@ static cactus_status refuse_value(const ct_gguf *gguf, const ct_gguf_kv *kv, con
     } else if (kv->type == CT_GGUF_ARRAY) {
         snprintf(text, sizeof text, "an array of %" PRIu64 " %s", kv->count, type_names[kv->elem]);
     } else {
-        format_number(value, kv->type, kv->data);
-        snprintf(text, sizeof text, "%s (%s)", value, type_names[kv->type]);
+        snprintf(text, sizeof text, "%s (%s)", format_number(kv->type, kv->data).text, type_names[kv->type]);
     }
     return ct_gguf_refuse(gguf, err, CACTUS_ERROR_FORMAT, "the key %s is %s, not %s", key, text, wanted);
 }
@@ -170,8 +178,8 @@ cactus_status ct_gguf_get_str(const ct_gguf *gguf, const char *key, ct_str *out,
     return CACTUS_OK;
 }
 
-cactus_status ct_gguf_get_array(const ct_gguf *gguf, const char *key, ct_gguf_value_type elem, const ct_gguf_kv **out, bool *found,
-                                cactus_error *err)
+cactus_status ct_gguf_get_array(const ct_gguf *gguf, const char *key, ct_gguf_value_type elem, const ct_gguf_kv **out,
+                                bool *found, cactus_error *err)
 {
     char wanted[32];
     cactus_status status;
@@ -229,6 +237,13 @@ ct_str ct_gguf_array_next_str(const ct_gguf_kv *kv, size_t *offset)
 
 enum { MAX_ELEMS_SHOWN = 16 };
 
+static size_t append(char *text, size_t used, const char *more)
+{
+    size_t size = strlen(more);
+    memcpy(text + used, more, size);
+    return used + size;
+}
+
 char *ct_gguf_format_value(const ct_gguf_kv *kv, size_t *n_bytes)
 {
     size_t used = 0, offset = 0;
@@ -242,30 +257,25 @@ char *ct_gguf_format_value(const ct_gguf_kv *kv, size_t *n_bytes)
         used = kv->n_bytes - 8;
         memcpy(text, kv->data + 8, used);
     } else if (kv->type != CT_GGUF_ARRAY) {
-        format_number(text, type, kv->data);
-        used = strlen(text);
+        used = append(text, used, format_number(type, kv->data).text);
     } else {
-        text[used++] = '[';
+        char shown[CT_SHOWN_BYTES];
+        used = append(text, used, "[");
         for (uint64_t i = 0; i < kv->count; i++) {
-            if (i > 0) {
-                memcpy(text + used, ", ", 2);
-                used += 2;
-            }
+            if (i > 0) used = append(text, used, ", ");
             if (i == MAX_ELEMS_SHOWN) {
-                memcpy(text + used, "…", 3);
-                used += 3;
+                used = append(text, used, "…");
                 break;
             }
             if (type == CT_GGUF_STRING) {
-                text[used++] = '"';
-                used += strlen(ct_gguf_printable(text + used, ct_gguf_array_next_str(kv, &offset), CT_SHOWN_CHARS));
-                text[used++] = '"';
+                used = append(text, used, "\"");
+                used = append(text, used, ct_gguf_printable(shown, ct_gguf_array_next_str(kv, &offset), CT_SHOWN_CHARS));
+                used = append(text, used, "\"");
             } else {
-                format_number(text + used, type, kv->data + (size_t)i * number_bytes(type));
-                used += strlen(text + used);
+                used = append(text, used, format_number(type, kv->data + (size_t)i * number_bytes(type)).text);
             }
         }
-        text[used++] = ']';
+        used = append(text, used, "]");
     }
     text[used] = '\0';
     if (n_bytes != NULL) *n_bytes = used;
