@@ -1,0 +1,26 @@
+/* avx2.c: the kernels for AVX2, FMA and F16C. */
+#include "kernels/x86/float_kernels.h"
+#include "kernels/x86/int8_256.h"
+
+void ct_kernels_init_avx2(ct_kernels *k)
+{
+    *k = (ct_kernels){
+        .name = "avx2",
+        .gemm_f32 = gemm_f32,
+        .f16_to_f32 = f16_to_f32,
+        .bf16_to_f32 = bf16_to_f32,
+        .f32_to_f16 = f32_to_f16,
+        .rms_norm = rms_norm,
+        .silu_mul = silu_mul,
+        .add = add,
+        .scale = scale,
+        .max_index = max_index,
+        .softmax_stats = softmax_stats,
+        .attend_f16 = attend_f16,
+        .attend_f32 = attend_f32,
+    };
+    set_int8_kernels(k);
+    k->matvec[CT_F32] = matvec_f32;
+    k->matvec[CT_F16] = matvec_f16;
+    k->matvec[CT_BF16] = matvec_bf16;
+}

@@ -1,0 +1,886 @@
+/* avx512vnni.c: the kernels for AVX-512 F, BW, VL, DQ and VNNI.
+ *
+ * Products of codes and activations use vpdpbusd, which multiplies unsigned by signed bytes: codes are made unsigned by adding a
+ * constant, and what that adds to a dot product (constant * sum of the activations, known from their quantisation) is taken off
+ * again in int32, so dot products stay exact. */
+#include "kernels/x86/float_kernels.h"
+
+/* ---- quantised activations ------------------------------------------------------------------------------------------ */
+
+static size_t act_bytes(size_t n_cols) { return act_blocks(n_cols) * (CT_ACT_BLOCK + sizeof(act_meta)); }
+
+static ALWAYS_INLINE __m512 abs_ps(__m512 x) { return _mm512_abs_ps(x); }
+
+/* Four blocks (or the last n < 4, the others becoming zeros) at a time, so that they share a division. */
+static void quantize_act(void *act, const float *x, size_t n_cols)
+{
+    const size_t n_blocks = n_cols / CT_ACT_BLOCK, n_padded = act_blocks(n_cols);
+    int8_t *q = act;
+    act_meta *meta = (act_meta *)(void *)(q + n_padded * CT_ACT_BLOCK);
+    const __m512i ones8 = _mm512_set1_epi8(1);
+    for (size_t b = 0; b < n_padded; b += ACT_GROUP, q += ACT_GROUP * CT_ACT_BLOCK) {
+        __m512 v[2 * ACT_GROUP];
+        float amax[ACT_GROUP], a[ACT_GROUP], inv[ACT_GROUP];
+        for (size_t i = 0; i < ACT_GROUP; i++) {
+            bool there = b + i < n_blocks;
+            const float *p = x + (b + i) * CT_ACT_BLOCK;
+            v[2 * i] = there ? _mm512_loadu_ps(p) : _mm512_setzero_ps();
+            v[2 * i + 1] = there ? _mm512_loadu_ps(p + 16) : _mm512_setzero_ps();
+            amax[i] = v_max_lane(_mm512_max_ps(abs_ps(v[2 * i]), abs_ps(v[2 * i + 1])));
+        }
+        __m128 amax4 = _mm_loadu_ps(amax);
+        __m128 a4 = _mm_and_ps(_mm_div_ps(amax4, _mm_set1_ps(127.0f)), _mm_cmpnlt_ps(amax4, _mm_set1_ps(1e-30f)));
+        _mm_storeu_ps(a, a4);
+        _mm_storeu_ps(inv, _mm_and_ps(_mm_div_ps(_mm_set1_ps(1.0f), a4), _mm_cmpgt_ps(a4, _mm_setzero_ps())));
+        for (size_t i = 0; i < ACT_GROUP; i++) {
+            __m512 factor = _mm512_set1_ps(inv[i]);
+            __m128i lo = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[2 * i], factor)));
+            __m128i hi = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[2 * i + 1], factor)));
+            _mm_store_si128((__m128i *)(void *)(q + i * CT_ACT_BLOCK), lo);
+            _mm_store_si128((__m128i *)(void *)(q + i * CT_ACT_BLOCK + 16), hi);
+        }
+        int32_t sums[2 * 16]; /* of four elements each */
+        _mm512_storeu_si512(sums, _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones8, _mm512_loadu_si512(q)));
+        _mm512_storeu_si512(sums + 16, _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones8, _mm512_loadu_si512(q + 64)));
+        for (size_t i = 0; i < ACT_GROUP; i++) meta[b + i] = make_meta(a[i], sums + 8 * i);
+    }
+}
+
+/* ---- panels ---------------------------------------------------------------------------------------------------------
+ * 32 rows, seen as two tiles of 16. For each sub-block one record: the codes + 128 as uint8 [sub/4][2 tiles][16 rows][4 elements],
+ * then d [2 tiles][16 rows] and, for types with a minimum, m likewise. */
+
+enum { PANEL_ROWS = 32, TILE_ROWS = 16 };
+
+static ALWAYS_INLINE size_t record_bytes(size_t sub_elems, bool has_min)
+{
+    return PANEL_ROWS * (sub_elems + sizeof(float) * (has_min ? 2 : 1));
+}
+
+static size_t panel_bytes(size_t n_cols)
+{
+    size_t with_16 = (n_cols + 15) / 16 * record_bytes(16, true), with_32 = (n_cols + 31) / 32 * record_bytes(32, true);
+    return with_16 > with_32 ? with_16 : with_32;
+}
+
+/* 16 x 16 matrix of dwords: r[i] becomes column i. */
+static ALWAYS_INLINE void transpose_16x16(__m512i r[16])
+{
+    __m512i t[16];
+    UNROLL
+    for (size_t i = 0; i < 16; i += 4) {
+        __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        __m512i c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]), d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c);
+        t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d);
+        t[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    /* t[4*g + c]: lane l holds column 4*l + c of rows 4*g … 4*g + 3 */
+    UNROLL
+    for (size_t c = 0; c < 4; c++) {
+        __m512i a = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x44), b = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xee);
+        __m512i e = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x44), f = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0xee);
+        r[c] = _mm512_shuffle_i32x4(a, e, 0x88);
+        r[4 + c] = _mm512_shuffle_i32x4(a, e, 0xdd);
+        r[8 + c] = _mm512_shuffle_i32x4(b, f, 0x88);
+        r[12 + c] = _mm512_shuffle_i32x4(b, f, 0xdd);
+    }
+}
+
+/* Columns col … col + 63 (n of them valid: 32 or 64) of 16 rows, codes + 128, into the panel. */
+static ALWAYS_INLINE void store_codes(uint8_t *panel, size_t tile, size_t col, size_t n, __m512i rows[16], const size_t sub_elems,
+                                      const bool has_min)
+{
+    const size_t step_bytes = PANEL_ROWS * 4, steps = sub_elems / 4;
+    uint8_t *out = panel + col / sub_elems * record_bytes(sub_elems, has_min) + tile * step_bytes / 2;
+    transpose_16x16(rows);
+    UNROLL
+    for (size_t i = 0; i < 16; i++)
+        if (i < 8 || n == 64)
+            _mm512_store_si512(out + i / steps * record_bytes(sub_elems, has_min) + i % steps * step_bytes, rows[i]);
+}
+
+static ALWAYS_INLINE float *panel_scales(uint8_t *panel, size_t g, size_t sub_elems, bool has_min)
+{
+    return (float *)(void *)(panel + g * record_bytes(sub_elems, has_min) + PANEL_ROWS * sub_elems);
+}
+
+static void pack_panel(void *panel, const int8_t *codes, const float *d, const float *m, size_t n_rows, size_t n_cols,
+                       size_t sub_elems, bool has_min)
+{
+    const size_t n_sub = n_cols / sub_elems;
+    const __m512i bias = _mm512_set1_epi8(-128);
+    for (size_t tile = 0; tile < 2; tile++)
+        for (size_t col = 0; col < n_cols; col += 64) {
+            size_t n = n_cols - col < 64 ? n_cols - col : 64;
+            __mmask64 valid = n < 64 ? (UINT64_C(1) << n) - 1 : ~UINT64_C(0);
+            __m512i rows[TILE_ROWS];
+            for (size_t i = 0; i < TILE_ROWS; i++) {
+                size_t r = tile * TILE_ROWS + i;
+                rows[i] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(r < n_rows ? valid : 0, codes + (r < n_rows ? r * n_cols + col : 0)), bias);
+            }
+            if (sub_elems == 16) {
+                if (has_min) store_codes(panel, tile, col, n, rows, 16, true);
+                else store_codes(panel, tile, col, n, rows, 16, false);
+            } else if (has_min) store_codes(panel, tile, col, n, rows, 32, true);
+            else store_codes(panel, tile, col, n, rows, 32, false);
+        }
+    for (size_t g = 0; g < n_sub; g++) {
+        float *out = panel_scales(panel, g, sub_elems, has_min);
+        for (size_t r = 0; r < PANEL_ROWS; r++) {
+            out[r] = r < n_rows ? d[r * n_sub + g] : 0.0f;
+            if (has_min) out[PANEL_ROWS + r] = r < n_rows ? m[r * n_sub + g] : 0.0f;
+        }
+    }
+}
+
+/* ---- unpacking: rows of blocks -> 64 codes + 128 in one register ------------------------------------------------------- */
+
+/* d of `n` blocks of 16 rows (n_rows of them there), `block_bytes` apart, as f16 at byte `offset` of each -> panel d or m. */
+static ALWAYS_INLINE void unpack_f16(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_blocks,
+                                     const size_t block_bytes, const size_t offset, const bool has_min, const size_t field)
+{
+    for (size_t b = 0; b < n_blocks; b++) {
+        uint16_t half[PANEL_ROWS] = {0};
+        const uint8_t *p = w + b * block_bytes + offset;
+        for (size_t r = 0; r < n_rows; r++) half[r] = load_u16(p + r * row_bytes);
+        float *out = panel_scales(panel, b, 32, has_min) + field * PANEL_ROWS;
+        _mm512_store_ps(out, v_from_f16(half));
+        _mm512_store_ps(out + 16, v_from_f16(half + 16));
+    }
+}
+
+static ALWAYS_INLINE __mmask16 dwords(size_t n_bytes) /* mask of the first n_bytes / 4 dwords, all for more than 16 */
+{
+    return n_bytes >= 64 ? (__mmask16)0xffff : (__mmask16)((1u << n_bytes / 4) - 1);
+}
+
+static ALWAYS_INLINE __m512i load_dwords(const void *p, __mmask16 mask) { return _mm512_maskz_loadu_epi32(mask, p); }
+
+/* Nibbles of two blocks, 16 bytes at p and (if `two`) 16 at p + block_bytes -> 64 nibbles in order, OR 0x80. */
+static ALWAYS_INLINE __m512i nibbles_64(const uint8_t *p, const size_t block_bytes, bool two)
+{
+    __m128i first = _mm_loadu_si128((const __m128i *)(const void *)p);
+    __m128i second = two ? _mm_loadu_si128((const __m128i *)(const void *)(p + block_bytes)) : _mm_setzero_si128();
+    __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_broadcastsi128_si256(first)), _mm256_broadcastsi128_si256(second), 1);
+    const __m512i shift = _mm512_set_epi64(4, 4, 0, 0, 4, 4, 0, 0);
+    v = _mm512_srlv_epi64(v, shift);
+    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+}
+
+typedef __m512i (*codes_64_fn)(const uint8_t *row, size_t b, size_t n_blocks);
+
+/* Two blocks of 32 from block b of a row of n_blocks; zeros (codes + 128 = 128 is not needed: d is 0) behind the last one. */
+static ALWAYS_INLINE __m512i codes_64_q4_0(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    return _mm512_add_epi8(nibbles_64(row + b * 18 + 2, 18, b + 1 < n_blocks), _mm512_set1_epi8(128 - 8));
+}
+
+static ALWAYS_INLINE __m512i codes_64_q4_1(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    return _mm512_or_si512(nibbles_64(row + b * 20 + 4, 20, b + 1 < n_blocks), _mm512_set1_epi8(-128));
+}
+
+static ALWAYS_INLINE __m512i codes_64_q8_0(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    __m512i v = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(row + b * 34 + 2)));
+    if (b + 1 < n_blocks) v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(row + b * 34 + 36)), 1);
+    return _mm512_xor_si512(v, _mm512_set1_epi8(-128));
+}
+
+/* The fifth bits are a bit set in the order of the elements: exactly a mask register. */
+static ALWAYS_INLINE __m512i codes_64_q5_0(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    bool two = b + 1 < n_blocks;
+    __mmask64 high = load_u32(row + b * 22 + 2) | (uint64_t)(two ? load_u32(row + b * 22 + 24) : 0) << 32;
+    __m512i v = nibbles_64(row + b * 22 + 6, 22, two), base = _mm512_set1_epi8(128 - 16);
+    return _mm512_add_epi8(v, _mm512_mask_mov_epi8(base, high, _mm512_set1_epi8(-128)));
+}
+
+static ALWAYS_INLINE void unpack_codes(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols,
+                                       codes_64_fn codes_64, const size_t sub_elems, const bool has_min)
+{
+    const size_t n_blocks = n_cols / 32;
+    for (size_t tile = 0; tile < 2; tile++)
+        for (size_t b = 0; b < n_blocks; b += 2) {
+            __m512i rows[TILE_ROWS];
+            for (size_t i = 0; i < TILE_ROWS; i++) {
+                size_t r = tile * TILE_ROWS + i;
+                rows[i] = r < n_rows ? codes_64(w + r * row_bytes, b, n_blocks) : _mm512_set1_epi8(-128);
+            }
+            store_codes(panel, tile, b * 32, n_blocks - b < 2 ? 32 : 64, rows, sub_elems, has_min);
+        }
+}
+
+static void unpack_q4_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q4_0, 32, false);
+    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 18, 0, false, 0);
+}
+
+static void unpack_q4_1(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q4_1, 32, true);
+    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 20, 0, true, 0);
+    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 20, 2, true, 1);
+}
+
+static void unpack_q5_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q5_0, 32, false);
+    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 22, 0, false, 0);
+}
+
+static void unpack_q8_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q8_0, 32, false);
+    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 34, 0, false, 0);
+}
+
+/* ---- panel x activations -------------------------------------------------------------------------------------------- */
+
+enum { GEMM_I8_TOKENS = 5 };
+
+/* n_t tokens x 32 rows. Accumulators: n_t x 2 int32 (one sub-block) and n_t x 2 float. */
+static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t *panel, const uint8_t *act, size_t act_stride,
+                                       size_t n_rows, size_t n_cols, const size_t n_t, const size_t sub_elems, const bool has_min)
+{
+    const uint8_t *meta = act + act_blocks(n_cols) * CT_ACT_BLOCK;
+    __m512 acc[GEMM_I8_TOKENS][2];
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) acc[t][0] = acc[t][1] = _mm512_setzero_ps();
+    for (size_t b = 0; b < n_cols / CT_ACT_BLOCK; b++, act += CT_ACT_BLOCK, meta += sizeof(act_meta)) {
+        UNROLL
+        for (size_t h = 0; h < CT_ACT_BLOCK / sub_elems; h++) {
+            const size_t corr_at = sub_elems == 32 ? offsetof(act_meta, minus_128_sum) : offsetof(act_meta, minus_128_half) + 4 * h;
+            const size_t sum_at = sub_elems == 32 ? offsetof(act_meta, a_sum) : offsetof(act_meta, a_half) + 4 * h;
+            __m512i dot[GEMM_I8_TOKENS][2];
+            UNROLL
+            for (size_t t = 0; t < n_t; t++) dot[t][0] = dot[t][1] = _mm512_set1_epi32(load_i32(meta + t * act_stride + corr_at));
+            UNROLL
+            for (size_t k = 0; k < sub_elems / 4; k++) {
+                __m512i w0 = _mm512_load_si512(panel + k * 128), w1 = _mm512_load_si512(panel + k * 128 + 64);
+                UNROLL
+                for (size_t t = 0; t < n_t; t++) {
+                    __m512i q = _mm512_set1_epi32(load_i32(act + t * act_stride + h * sub_elems + 4 * k));
+                    dot[t][0] = _mm512_dpbusd_epi32(dot[t][0], w0, q);
+                    dot[t][1] = _mm512_dpbusd_epi32(dot[t][1], w1, q);
+                }
+            }
+            const float *scales = (const float *)(const void *)(panel + PANEL_ROWS * sub_elems);
+            __m512 d0 = _mm512_load_ps(scales), d1 = _mm512_load_ps(scales + 16);
+            UNROLL
+            for (size_t t = 0; t < n_t; t++) {
+                __m512 a = _mm512_castsi512_ps(_mm512_set1_epi32(load_i32(meta + t * act_stride + offsetof(act_meta, a))));
+                acc[t][0] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[t][0]), _mm512_mul_ps(d0, a), acc[t][0]);
+                acc[t][1] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[t][1]), _mm512_mul_ps(d1, a), acc[t][1]);
+            }
+            if (has_min) {
+                __m512 m0 = _mm512_load_ps(scales + 32), m1 = _mm512_load_ps(scales + 48);
+                UNROLL
+                for (size_t t = 0; t < n_t; t++) {
+                    __m512 s = _mm512_castsi512_ps(_mm512_set1_epi32(load_i32(meta + t * act_stride + sum_at)));
+                    acc[t][0] = _mm512_fmadd_ps(m0, s, acc[t][0]);
+                    acc[t][1] = _mm512_fmadd_ps(m1, s, acc[t][1]);
+                }
+            }
+            panel += record_bytes(sub_elems, has_min);
+        }
+    }
+    __mmask16 first = (__mmask16)((1u << (n_rows < 16 ? n_rows : 16)) - 1);
+    __mmask16 second = (__mmask16)((1u << (n_rows < 16 ? 0 : n_rows - 16)) - 1);
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) {
+        _mm512_mask_storeu_ps(y + t * y_stride, first, acc[t][0]);
+        if (second != 0) _mm512_mask_storeu_ps(y + t * y_stride + 16, second, acc[t][1]);
+    }
+}
+
+static ALWAYS_INLINE void gemm_i8_of(float *y, size_t y_stride, const uint8_t *panel, const uint8_t *act, size_t act_stride,
+                                     size_t n_rows, size_t n_cols, size_t n_tok, const size_t sub_elems, const bool has_min)
+{
+    for (size_t t = 0; t < n_tok;) {
+        size_t left = n_tok - t, n_tiles = (left + GEMM_I8_TOKENS - 1) / GEMM_I8_TOKENS, n_t = (left + n_tiles - 1) / n_tiles;
+        float *yt = y + t * y_stride;
+        const uint8_t *at = act + t * act_stride;
+        switch (n_t) {
+        case 5: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 5, sub_elems, has_min); break;
+        case 4: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 4, sub_elems, has_min); break;
+        case 3: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 3, sub_elems, has_min); break;
+        case 2: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 2, sub_elems, has_min); break;
+        default: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 1, sub_elems, has_min); break;
+        }
+        t += n_t;
+    }
+}
+
+static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols,
+                    size_t n_tok, size_t sub_elems, bool has_min)
+{
+    if (n_rows == 0) return;
+    if (sub_elems == 32 && has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true);
+    else if (sub_elems == 32) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, false);
+    else if (has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, true);
+    else gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, false);
+}
+
+/* ---- matrix x vector, straight from the blocks ------------------------------------------------------------------------
+ * Lanes are rows: 16 rows are read side by side and a register of 16 floats accumulates them, sub-block after sub-block. What
+ * vpdpbusd leaves is 4 (or 8) partial sums for each row and sub-block, in registers of one row; the reductions below add and
+ * transpose at once until one register holds the dot products of one sub-block and 16 rows. */
+
+/* Rows that are not there (r >= n_rows) repeat the last one; their results are not stored. */
+static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uint8_t *w, size_t row_bytes, size_t n_rows)
+{
+    for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
+}
+
+static ALWAYS_INLINE void store_rows(float *y, __m512 acc, size_t n_rows)
+{
+    _mm512_mask_storeu_ps(y, (__mmask16)((1u << (n_rows < 16 ? n_rows : 16)) - 1), acc);
+}
+
+static ALWAYS_INLINE __m512i add_pairs_16(__m512i a, __m512i b) /* int32 a, b that fit int16 -> sums of neighbours */
+{
+    return _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1));
+}
+
+/* 4x4 matrix of 128-bit lanes: g[i] becomes lane i of each. */
+static ALWAYS_INLINE void transpose_lanes(__m512i g[4])
+{
+    __m512i a = _mm512_shuffle_i32x4(g[0], g[1], 0x44), b = _mm512_shuffle_i32x4(g[0], g[1], 0xee);
+    __m512i c = _mm512_shuffle_i32x4(g[2], g[3], 0x44), d = _mm512_shuffle_i32x4(g[2], g[3], 0xee);
+    g[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    g[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    g[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    g[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+/* p[i]: row i, lane s = four partial sums of sub-block s, each of magnitude < 2^14 -> lane s = dot products of four rows. */
+static ALWAYS_INLINE __m512i reduce_4_rows(const __m512i p[4])
+{
+    return add_pairs_16(add_pairs_16(p[0], p[1]), add_pairs_16(p[2], p[3]));
+}
+
+/* g[i]: lane s = four f16 of rows 4*i … 4*i + 3 in its low (or, `high`, upper) half, for block s -> out[s] = 16 rows as floats */
+static ALWAYS_INLINE void f16_columns(const __m512i g[4], const bool high, __m512 out[4])
+{
+    __m512i u = high ? _mm512_unpackhi_epi64(g[0], g[1]) : _mm512_unpacklo_epi64(g[0], g[1]);
+    __m512i v = high ? _mm512_unpackhi_epi64(g[2], g[3]) : _mm512_unpacklo_epi64(g[2], g[3]);
+    __m512i first = _mm512_permutex2var_epi64(u, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), v);
+    __m512i second = _mm512_permutex2var_epi64(u, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), v);
+    out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(first));
+    out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(first, 1));
+    out[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(second));
+    out[3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(second, 1));
+}
+
+/* A load of dwords [offset, offset + 64) of which only those before `n_bytes` are there. */
+static ALWAYS_INLINE __m512i load_until(const uint8_t *p, size_t offset, size_t n_bytes)
+{
+    return load_dwords(p + offset, dwords(n_bytes > offset ? n_bytes - offset : 0));
+}
+
+/* One step: 4 blocks (n < 4 at the end of a row) of 16 rows. */
+static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+                                    const act_meta *meta, const size_t n, const bool has_min)
+{
+    const size_t block_bytes = has_min ? 20 : 18, n_bytes = n * block_bytes;
+    /* Loads of 64 bytes at first and second hold all nibbles between them: which dwords of the two. */
+    const size_t first = has_min ? 0 : 2, second = has_min ? 16 : 8;
+    const __m512i nibble_dwords = has_min ? _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 28, 29, 30, 31)
+                                          : _mm512_setr_epi32(0, 1, 2, 3, 19, 20, 21, 22, 9, 10, 11, 12, 28, 29, 30, 31);
+    /* Dwords of the 64 bytes at 0 that hold the blocks' scales, for two rows at a time. */
+    const __m512i header_dwords = has_min ? _mm512_setr_epi32(0, 16, 0, 16, 5, 21, 5, 21, 10, 26, 10, 26, 15, 31, 15, 31)
+                                          : _mm512_setr_epi32(0, 16, 0, 16, 4, 20, 4, 20, 9, 25, 9, 25, 13, 29, 13, 29);
+    /* d of four rows, then m (or the other half of the dwords). */
+    const __m512i d_first = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m512i odd_blocks = _mm512_setr_epi64(0, 0, 0x0202020202020202, 0x0202020202020202, 0, 0, 0x0202020202020202, 0x0202020202020202);
+    const __m512i header_bytes = has_min ? d_first : _mm512_xor_si512(d_first, odd_blocks);
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i q01 = _mm512_loadu_si512(q), q23 = _mm512_loadu_si512(q + 64);
+    __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xdd);
+    __m512i dot[4], header[4];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        __m512i p[4], h[4];
+        UNROLL
+        for (size_t k = 0; k < 4; k++) {
+            const uint8_t *row = rows[4 * i + k] + pos;
+            __m512i a = n == 4 ? _mm512_loadu_si512(row + first) : load_until(row, first, n_bytes);
+            __m512i b = n == 4 ? _mm512_loadu_si512(row + second) : load_until(row, second, n_bytes);
+            h[k] = has_min ? a : n == 4 ? _mm512_loadu_si512(row) : load_until(row, 0, n_bytes);
+            if (n == 4) prefetch(rows[4 * i + k], ahead);
+            __m512i v = _mm512_permutex2var_epi32(a, nibble_dwords, b);
+            p[k] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(v, low), q_lo);
+            p[k] = _mm512_dpbusd_epi32(p[k], _mm512_and_si512(_mm512_srli_epi16(v, 4), low), q_hi);
+        }
+        dot[i] = reduce_4_rows(p);
+        __m512i h01 = _mm512_permutex2var_epi32(h[0], header_dwords, h[1]), h23 = _mm512_permutex2var_epi32(h[2], header_dwords, h[3]);
+        header[i] = _mm512_shuffle_epi8(_mm512_mask_blend_epi32(0xcccc, h01, h23), header_bytes);
+    }
+    __m512 d[4], m[4];
+    transpose_lanes(dot);
+    f16_columns(header, false, d);
+    if (has_min) f16_columns(header, true, m);
+    UNROLL
+    for (size_t b = 0; b < n; b++) {
+        if (!has_min) dot[b] = _mm512_add_epi32(dot[b], _mm512_set1_epi32(meta[b].minus_128_sum >> 4));
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), _mm512_mul_ps(d[b], _mm512_set1_ps(meta[b].a)), acc);
+        if (has_min) acc = _mm512_fmadd_ps(m[b], _mm512_set1_ps(meta[b].a_sum), acc);
+    }
+    return acc;
+}
+
+static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                    const bool has_min)
+{
+    const size_t n_blocks = n_cols / 32, step_bytes = 4 * (has_min ? 20 : 18);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        size_t b = 0, pos = 0;
+        for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
+            acc = step_q4(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 4, has_min);
+        switch (n_blocks - b) {
+        case 3: acc = step_q4(acc, rows, pos, 0, q, meta, 3, has_min); break;
+        case 2: acc = step_q4(acc, rows, pos, 0, q, meta, 2, has_min); break;
+        case 1: acc = step_q4(acc, rows, pos, 0, q, meta, 1, has_min); break;
+        default: break;
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, false);
+}
+
+static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, true);
+}
+
+/* ---- Q8_0 ---- */
+
+static ALWAYS_INLINE __m512i add_pairs_32(__m512i a, __m512i b) /* in each lane: a02 b02 a13 b13 */
+{
+    return _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+}
+
+/* One step: 2 blocks (n = 1 at the end of a row) of 16 rows. */
+static ALWAYS_INLINE __m512 step_q8_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+                                      const act_meta *meta, const size_t n)
+{
+    const __m512i bias = _mm512_set1_epi8(-128);
+    __m512i qv = _mm512_loadu_si512(q), half[2];
+    uint16_t scales[2][TILE_ROWS];
+    UNROLL
+    for (size_t i = 0; i < 2; i++) {
+        __m512i p[8];
+        UNROLL
+        for (size_t k = 0; k < 8; k++) {
+            const uint8_t *row = rows[8 * i + k] + pos;
+            __m512i v = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(row + 2)));
+            scales[0][8 * i + k] = load_u16(row);
+            if (n == 2) {
+                v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(row + 36)), 1);
+                scales[1][8 * i + k] = load_u16(row + 34);
+                prefetch(rows[8 * i + k], ahead);
+            }
+            p[k] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(v, bias), qv);
+        }
+        UNROLL
+        for (size_t k = 0; k < 4; k++) /* lanes: block 0 and 1 of row k, then of row k + 4 */
+            p[k] = _mm512_add_epi32(_mm512_shuffle_i64x2(p[k], p[k + 4], 0x88), _mm512_shuffle_i64x2(p[k], p[k + 4], 0xdd));
+        __m512i x = add_pairs_32(p[0], p[1]), z = add_pairs_32(p[2], p[3]);
+        half[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(x, z), _mm512_unpackhi_epi64(x, z));
+    }
+    UNROLL
+    for (size_t b = 0; b < n; b++) {
+        __m512i dot = b == 0 ? _mm512_shuffle_i64x2(half[0], half[1], 0x88) : _mm512_shuffle_i64x2(half[0], half[1], 0xdd);
+        dot = _mm512_add_epi32(dot, _mm512_set1_epi32(meta[b].minus_128_sum));
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(v_from_f16(scales[b]), _mm512_set1_ps(meta[b].a)), acc);
+    }
+    return acc;
+}
+
+static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    const size_t n_blocks = n_cols / 32;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        size_t b = 0, pos = 0;
+        for (; b + 2 <= n_blocks; b += 2, pos += 68, q += 64, meta += 2)
+            acc = step_q8_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 2);
+        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, 0, q, meta, 1);
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+/* ---- types of 256 ---- */
+
+/* Dwords of 16 bytes at `offset` of 16 rows: out[c] holds dword c of each row. */
+static ALWAYS_INLINE void load_columns(const uint8_t *const rows[TILE_ROWS], size_t offset, __m512i out[4])
+{
+    __m512i z[4];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) { /* rows i, 4 + i, 8 + i, 12 + i */
+        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(rows[i] + offset)));
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[4 + i] + offset)), 1);
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[8 + i] + offset)), 2);
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[12 + i] + offset)), 3);
+    }
+    __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+    __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm512_unpacklo_epi64(a, c);
+    out[1] = _mm512_unpackhi_epi64(a, c);
+    out[2] = _mm512_unpacklo_epi64(b, d);
+    out[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+static ALWAYS_INLINE __m512 cvt_f16_dwords(__m512i v) /* the lower half of each dword */
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+
+static ALWAYS_INLINE __m512 cvt_byte(__m512i v, const size_t j) /* unsigned byte j of each dword */
+{
+    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, (unsigned)(8 * j)), _mm512_set1_epi32(255)));
+}
+
+static ALWAYS_INLINE __m512 cvt_signed_byte(__m512i v, const size_t j)
+{
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v, (unsigned)(24 - 8 * j)), 24));
+}
+
+/* Scales of a block of Q4_K or Q5_K at `pos` of 16 rows. */
+typedef struct k_scales {
+    __m512 d, minus_dmin;
+    __m512i scale[2], min[2]; /* [g / 4]: byte g % 4 of each row's dword */
+} k_scales;
+
+static ALWAYS_INLINE k_scales load_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    const __m512i six = _mm512_set1_epi8(0x3f), four = _mm512_set1_epi8(0x0f), upper = _mm512_set1_epi8(0x30);
+    __m512i c[4];
+    load_columns(rows, pos, c);
+    k_scales s = {.d = cvt_f16_dwords(c[0]), .minus_dmin = v_neg(cvt_f16_dwords(_mm512_srli_epi32(c[0], 16)))};
+    s.scale[0] = _mm512_and_si512(c[1], six);
+    s.min[0] = _mm512_and_si512(c[2], six);
+    s.scale[1] = _mm512_or_si512(_mm512_and_si512(c[3], four), _mm512_and_si512(_mm512_srli_epi32(c[1], 2), upper));
+    s.min[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(c[3], 4), four), _mm512_and_si512(_mm512_srli_epi32(c[2], 2), upper));
+    return s;
+}
+
+static ALWAYS_INLINE __m512 k_d(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4)); }
+static ALWAYS_INLINE __m512 k_m(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4)); }
+
+/* The fifth bits of sub-blocks g0 (first 32 bytes) and g1 (last 32) moved to bit 4; other bits are left over. */
+static ALWAYS_INLINE __m512i fifth_bits(__m512i qh, const int g0, const int g1)
+{
+    const int s0 = (4 - g0) & 31, s1 = (4 - g1) & 31;
+    return _mm512_rolv_epi32(qh, _mm512_setr_epi32(s0, s0, s0, s0, s0, s0, s0, s0, s1, s1, s1, s1, s1, s1, s1, s1));
+}
+
+static ALWAYS_INLINE __m512i merge_5_bits(__m512i nibbles, __m512i high) /* (nibbles & 15) | (high & 16) */
+{
+    const __m512i low = _mm512_set1_epi8(0x0f);
+    return _mm512_and_si512(_mm512_ternarylogic_epi32(low, nibbles, high, 0xca), _mm512_set1_epi8(0x1f));
+}
+
+static ALWAYS_INLINE __m512i broadcast_32_bytes(const uint8_t *p)
+{
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                       const bool five)
+{
+    const size_t block_bytes = five ? 176 : 144;
+    const __m512i low = _mm512_set1_epi8(15);
+    /* Dot products of two rows per lane, see below -> sub-blocks 0 | 1 and 2 | 3 of eight rows. */
+    const __m512i subs_01 = _mm512_setr_epi32(0, 2, 8, 10, 16, 18, 24, 26, 1, 3, 9, 11, 17, 19, 25, 27);
+    const __m512i subs_23 = _mm512_setr_epi32(4, 6, 12, 14, 20, 22, 28, 30, 5, 7, 13, 15, 21, 23, 29, 31);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        for (size_t pos = 0; pos < n_cols / 256 * block_bytes; pos += block_bytes, q += 256, meta += 8) {
+            k_scales scales = load_k_scales(rows, pos);
+            UNROLL
+            for (size_t v = 0; v < 2; v++) { /* 64 bytes: sub-blocks 4v, 4v + 2 in the low nibbles, 4v + 1, 4v + 3 in the high ones */
+                __m512i q01 = _mm512_loadu_si512(q + 128 * v), q23 = _mm512_loadu_si512(q + 128 * v + 64);
+                __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x44), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xee);
+                size_t ahead = prefetch_offset(pos + 64 * v, row_bytes, TILE_ROWS);
+                __m512i z[4];
+                UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    __m512i p[4];
+                    UNROLL
+                    for (size_t k = 0; k < 4; k++) {
+                        const uint8_t *row = rows[4 * i + k] + pos;
+                        __m512i nibbles = _mm512_loadu_si512(row + (five ? 48 : 16) + 64 * v), lo, hi;
+                        prefetch(rows[4 * i + k], ahead);
+                        if (five) {
+                            __m512i qh = broadcast_32_bytes(row + 16);
+                            lo = merge_5_bits(nibbles, fifth_bits(qh, (int)(4 * v), (int)(4 * v + 2)));
+                            hi = merge_5_bits(_mm512_srli_epi16(nibbles, 4), fifth_bits(qh, (int)(4 * v + 1), (int)(4 * v + 3)));
+                        } else {
+                            lo = _mm512_and_si512(nibbles, low);
+                            hi = _mm512_and_si512(_mm512_srli_epi16(nibbles, 4), low);
+                        }
+                        lo = _mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, q_lo);
+                        hi = _mm512_dpbusd_epi32(_mm512_setzero_si512(), hi, q_hi);
+                        p[k] = _mm512_packs_epi32(lo, hi); /* lanes: first half of subs 0, 1; second half; the same of subs 2, 3 */
+                    }
+                    UNROLL
+                    for (size_t k = 0; k < 2; k++) { /* lanes: subs 0, 1 and 2, 3 of row k, then of row k + 2; 4 int16 each */
+                        p[k] = _mm512_add_epi16(_mm512_shuffle_i64x2(p[k], p[k + 2], 0x88), _mm512_shuffle_i64x2(p[k], p[k + 2], 0xdd));
+                        p[k] = _mm512_madd_epi16(p[k], _mm512_set1_epi16(1));
+                    }
+                    if (five) { /* pairs need 17 bits */
+                        __m512 a = _mm512_castsi512_ps(p[0]), b = _mm512_castsi512_ps(p[1]);
+                        z[i] = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
+                                                _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
+                    } else z[i] = add_pairs_16(p[0], p[1]);
+                }
+                __m512i a01 = _mm512_permutex2var_epi32(z[0], subs_01, z[1]), b01 = _mm512_permutex2var_epi32(z[2], subs_01, z[3]);
+                __m512i a23 = _mm512_permutex2var_epi32(z[0], subs_23, z[1]), b23 = _mm512_permutex2var_epi32(z[2], subs_23, z[3]);
+                __m512i dot[4] = {_mm512_shuffle_i64x2(a01, b01, 0x44), _mm512_shuffle_i64x2(a01, b01, 0xee),
+                                  _mm512_shuffle_i64x2(a23, b23, 0x44), _mm512_shuffle_i64x2(a23, b23, 0xee)};
+                UNROLL
+                for (size_t s = 0; s < 4; s++) {
+                    const size_t g = 4 * v + s;
+                    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[s]), _mm512_mul_ps(k_d(&scales, g), _mm512_set1_ps(meta[g].a)), acc);
+                    acc = _mm512_fmadd_ps(k_m(&scales, g), _mm512_set1_ps(meta[g].a_sum), acc);
+                }
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, false);
+}
+
+static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, true);
+}
+
+/* Half a block of Q6_K: ql [64], qh [32] -> codes + 32 of elements 0 … 63 and 64 … 127. */
+static ALWAYS_INLINE void codes_q6_k(const uint8_t *ql, const uint8_t *qh, __m512i *lo, __m512i *hi)
+{
+    const __m512i low = _mm512_set1_epi8(0x0f), six = _mm512_set1_epi8(0x3f);
+    __m512i v = _mm512_loadu_si512(ql), h = broadcast_32_bytes(qh);
+    __m512i h_lo = _mm512_sllv_epi32(h, _mm512_setr_epi32(4, 4, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2));
+    __m512i h_hi = _mm512_srlv_epi32(h, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2));
+    *lo = _mm512_and_si512(_mm512_ternarylogic_epi32(low, v, h_lo, 0xca), six);
+    *hi = _mm512_and_si512(_mm512_ternarylogic_epi32(low, _mm512_srli_epi16(v, 4), h_hi, 0xca), six);
+}
+
+/* Scales of a block of Q6_K at `pos` of 16 rows. */
+typedef struct q6_k_scales {
+    __m512 d;
+    __m512i scale[4]; /* [g / 4]: signed byte g % 4 of each row's dword */
+} q6_k_scales;
+
+static ALWAYS_INLINE q6_k_scales load_q6_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    q6_k_scales s;
+    uint16_t d[TILE_ROWS];
+    for (size_t i = 0; i < TILE_ROWS; i++) d[i] = load_u16(rows[i] + pos + 208);
+    load_columns(rows, pos + 192, s.scale);
+    s.d = v_from_f16(d);
+    return s;
+}
+
+static ALWAYS_INLINE __m512 q6_k_d(const q6_k_scales *s, const size_t g)
+{
+    return _mm512_mul_ps(s->d, cvt_signed_byte(s->scale[g / 4], g % 4));
+}
+
+static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    enum { BLOCK_BYTES = 210 };
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        for (size_t pos = 0; pos < n_cols / 256 * BLOCK_BYTES; pos += BLOCK_BYTES, q += 256, meta += 8) {
+            q6_k_scales scales = load_q6_k_scales(rows, pos);
+            UNROLL
+            for (size_t half = 0; half < 2; half++) {
+                __m512i q_lo = _mm512_loadu_si512(q + 128 * half), q_hi = _mm512_loadu_si512(q + 128 * half + 64);
+                /* What the 32 in the codes adds, off at the start: partial sums then fit reduce_4_rows. */
+                const __m512i zero = _mm512_setzero_si512(), bias = _mm512_set1_epi8(32);
+                __m512i start_lo = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_lo));
+                __m512i start_hi = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_hi));
+                size_t ahead = prefetch_offset(pos + 105 * half, row_bytes, TILE_ROWS);
+                __m512i dot_lo[4], dot_hi[4];
+                UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    __m512i lo[4], hi[4];
+                    UNROLL
+                    for (size_t k = 0; k < 4; k++) {
+                        const uint8_t *row = rows[4 * i + k] + pos;
+                        codes_q6_k(row + 64 * half, row + 128 + 32 * half, &lo[k], &hi[k]);
+                        lo[k] = _mm512_dpbusd_epi32(start_lo, lo[k], q_lo);
+                        hi[k] = _mm512_dpbusd_epi32(start_hi, hi[k], q_hi);
+                        prefetch(rows[4 * i + k], ahead);
+                        prefetch(rows[4 * i + k], ahead + 64);
+                    }
+                    dot_lo[i] = reduce_4_rows(lo);
+                    dot_hi[i] = reduce_4_rows(hi);
+                }
+                transpose_lanes(dot_lo);
+                transpose_lanes(dot_hi);
+                UNROLL
+                for (size_t s = 0; s < 8; s++) {
+                    __m512 d = _mm512_mul_ps(q6_k_d(&scales, 8 * half + s), _mm512_set1_ps(meta[4 * half + s / 2].a));
+                    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(s < 4 ? dot_lo[s] : dot_hi[s - 4]), d, acc);
+                }
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+/* ---- unpacking the types of 256 ---- */
+
+static ALWAYS_INLINE __m512i codes_64_q4_k(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    (void)n_blocks;
+    __m512i v = broadcast_32_bytes(row + b / 8 * 144 + 16 + b % 8 * 16);
+    v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    return _mm512_ternarylogic_epi32(v, _mm512_set1_epi8(15), _mm512_set1_epi8(-128), 0xea); /* (v & 15) | 128 */
+}
+
+static ALWAYS_INLINE __m512i codes_64_q5_k(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    (void)n_blocks;
+    const uint8_t *block = row + b / 8 * 176;
+    __m512i v = broadcast_32_bytes(block + 48 + b % 8 * 16), high = broadcast_32_bytes(block + 16);
+    v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
+    return _mm512_or_si512(merge_5_bits(v, fifth_bits(high, (int)(b % 8), (int)(b % 8 + 1))), _mm512_set1_epi8(-128));
+}
+
+static ALWAYS_INLINE __m512i codes_64_q6_k(const uint8_t *row, size_t b, size_t n_blocks)
+{
+    (void)n_blocks;
+    const uint8_t *block = row + b / 8 * 210;
+    size_t half = b % 8 / 4;
+    __m512i lo, hi;
+    codes_q6_k(block + 64 * half, block + 128 + 32 * half, &lo, &hi);
+    return _mm512_add_epi8(b % 4 == 0 ? lo : hi, _mm512_set1_epi8(128 - 32));
+}
+
+/* Scales of 16 rows at a time; rows that are not there get zeros. */
+static ALWAYS_INLINE void unpack_q45_k_scales(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols,
+                                              const size_t block_bytes)
+{
+    for (size_t tile = 0; tile < 2; tile++) {
+        const size_t done = tile * TILE_ROWS, n = n_rows > done ? n_rows - done : 0;
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + (n > 0 ? done : 0) * row_bytes, row_bytes, n > 0 ? n : 1);
+        __mmask16 there = (__mmask16)((1u << (n < 16 ? n : 16)) - 1);
+        for (size_t b = 0; b < n_cols / 256; b++) {
+            k_scales scales = load_k_scales(rows, b * block_bytes);
+            UNROLL
+            for (size_t g = 0; g < 8; g++) {
+                float *out = panel_scales(panel, 8 * b + g, 32, true) + done;
+                _mm512_store_ps(out, _mm512_maskz_mov_ps(there, k_d(&scales, g)));
+                _mm512_store_ps(out + PANEL_ROWS, _mm512_maskz_mov_ps(there, k_m(&scales, g)));
+            }
+        }
+    }
+}
+
+static void unpack_q4_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    if (n_rows == 0) return;
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q4_k, 32, true);
+    unpack_q45_k_scales(panel, w, row_bytes, n_rows, n_cols, 144);
+}
+
+static void unpack_q5_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    if (n_rows == 0) return;
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q5_k, 32, true);
+    unpack_q45_k_scales(panel, w, row_bytes, n_rows, n_cols, 176);
+}
+
+static void unpack_q6_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    if (n_rows == 0) return;
+    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q6_k, 16, false);
+    for (size_t tile = 0; tile < 2; tile++) {
+        const size_t done = tile * TILE_ROWS, n = n_rows > done ? n_rows - done : 0;
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + (n > 0 ? done : 0) * row_bytes, row_bytes, n > 0 ? n : 1);
+        __mmask16 there = (__mmask16)((1u << (n < 16 ? n : 16)) - 1);
+        for (size_t b = 0; b < n_cols / 256; b++) {
+            q6_k_scales scales = load_q6_k_scales(rows, b * 210);
+            UNROLL
+            for (size_t g = 0; g < 16; g++)
+                _mm512_store_ps(panel_scales(panel, 16 * b + g, 16, false) + done, _mm512_maskz_mov_ps(there, q6_k_d(&scales, g)));
+        }
+    }
+}
+
+void ct_kernels_init_avx512vnni(ct_kernels *k)
+{
+    *k = (ct_kernels){
+        .name = "avx512vnni",
+        .act_bytes = act_bytes,
+        .quantize_act = quantize_act,
+        .panel_rows = PANEL_ROWS,
+        .panel_bytes = panel_bytes,
+        .pack_panel = pack_panel,
+        .gemm_i8 = gemm_i8,
+        .gemm_f32 = gemm_f32,
+        .f16_to_f32 = f16_to_f32,
+        .bf16_to_f32 = bf16_to_f32,
+        .f32_to_f16 = f32_to_f16,
+        .rms_norm = rms_norm,
+        .silu_mul = silu_mul,
+        .add = add,
+        .scale = scale,
+        .max_index = max_index,
+        .softmax_stats = softmax_stats,
+        .attend_f16 = attend_f16,
+        .attend_f32 = attend_f32,
+    };
+    k->unpack[CT_Q4_0] = unpack_q4_0;
+    k->unpack[CT_Q4_1] = unpack_q4_1;
+    k->unpack[CT_Q5_0] = unpack_q5_0;
+    k->unpack[CT_Q8_0] = unpack_q8_0;
+    k->unpack[CT_Q4_K] = unpack_q4_k;
+    k->unpack[CT_Q5_K] = unpack_q5_k;
+    k->unpack[CT_Q6_K] = unpack_q6_k;
+    k->matvec[CT_F32] = matvec_f32;
+    k->matvec[CT_F16] = matvec_f16;
+    k->matvec[CT_BF16] = matvec_bf16;
+    k->matvec[CT_Q4_0] = matvec_q4_0;
+    k->matvec[CT_Q4_1] = matvec_q4_1;
+    k->matvec[CT_Q8_0] = matvec_q8_0;
+    k->matvec[CT_Q4_K] = matvec_q4_k;
+    k->matvec[CT_Q5_K] = matvec_q5_k;
+    k->matvec[CT_Q6_K] = matvec_q6_k;
+}

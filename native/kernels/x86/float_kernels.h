@@ -1,0 +1,486 @@
+/* float_kernels.h: the float operations of kernels.h over f32x16.h, written once for AVX2 and AVX-512. The sizes of the register
+ * tiles depend on the number of registers: 32 of sixteen floats, or 16 of eight. */
+#ifndef CT_X86_FLOAT_KERNELS_H
+#define CT_X86_FLOAT_KERNELS_H
+
+#include "kernels/x86/f32x16.h"
+
+enum {
+#if defined(__AVX512F__)
+    GEMM_ROWS = 4, GEMM_TOKENS = 6,     /* tile of gemm_f32 */
+    MATVEC_ROWS = 8,                    /* rows side by side in a float matvec */
+    SCORE_QUERIES = 8,                  /* queries x 32 keys: tile of attention scores */
+    VALUE_QUERIES = 4, VALUE_CHUNK = 4, /* queries x 16-float columns: tile of the sum over values */
+    VALUE_CHUNK_ONE = 8,                /* columns for one query */
+#else
+    GEMM_ROWS = 2, GEMM_TOKENS = 3,
+    MATVEC_ROWS = 4,
+    SCORE_QUERIES = 3,
+    VALUE_QUERIES = 2, VALUE_CHUNK = 2,
+    VALUE_CHUNK_ONE = 4,
+#endif
+    ROW_BLOCK_BYTES = 128 * 1024 /* weights that gemm_f32 keeps in L2 while it goes through the tokens */
+};
+
+/* ---- conversions ----------------------------------------------------------------------------------------------------- */
+
+static void f16_to_f32(float *y, const uint16_t *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, v_from_f16(x + i));
+    if (i < n) v_store_n(y + i, v_from_f16_n(x + i, n - i), n - i);
+}
+
+static void bf16_to_f32(float *y, const uint16_t *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, v_from_bf16(x + i));
+    if (i < n) v_store_n(y + i, v_from_bf16_n(x + i, n - i), n - i);
+}
+
+static void f32_to_f16(uint16_t *y, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_to_f16(y + i, v_load(x + i));
+    if (i < n) {
+        uint16_t tail[16];
+        v_to_f16(tail, v_load_n(x + i, n - i));
+        memcpy(y + i, tail, (n - i) * sizeof *y);
+    }
+}
+
+/* ---- element-wise and reductions ----------------------------------------------------------------------------------- */
+
+static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps)
+{
+    f32x16 ss = v_zero();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) ss = v_fma(v_load(x + i), v_load(x + i), ss);
+    if (i < n) {
+        f32x16 v = v_load_n(x + i, n - i);
+        ss = v_fma(v, v, ss);
+    }
+    f32x16 factor = v_set1(1.0f / sqrtf(v_sum(ss) / (float)n + eps));
+    for (i = 0; i + 16 <= n; i += 16) v_store(y + i, v_mul(v_mul(v_load(x + i), factor), v_load(weight + i)));
+    if (i < n) v_store_n(y + i, v_mul(v_mul(v_load_n(x + i, n - i), factor), v_load_n(weight + i, n - i)), n - i);
+}
+
+static ALWAYS_INLINE f32x16 silu_times(f32x16 gate, f32x16 up)
+{
+    return v_mul(v_div(gate, v_add(v_set1(1.0f), v_exp(v_neg(gate)))), up);
+}
+
+static void silu_mul(float *y, const float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, silu_times(v_load(gate + i), v_load(up + i)));
+    if (i < n) v_store_n(y + i, silu_times(v_load_n(gate + i, n - i), v_load_n(up + i, n - i)), n - i);
+}
+
+static void add(float *y, const float *x, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, v_add(v_load(y + i), v_load(x + i)));
+    if (i < n) v_store_n(y + i, v_add(v_load_n(y + i, n - i), v_load_n(x + i, n - i)), n - i);
+}
+
+static void scale(float *y, float factor, size_t n)
+{
+    f32x16 f = v_set1(factor);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, v_mul(v_load(y + i), f));
+    if (i < n) v_store_n(y + i, v_mul(v_load_n(y + i, n - i), f), n - i);
+}
+
+/* Two passes: the largest value, then where it is first. */
+static size_t max_index(const float *x, size_t n, float *max)
+{
+    f32x16 top[4] = {v_set1(-INFINITY), v_set1(-INFINITY), v_set1(-INFINITY), v_set1(-INFINITY)};
+    size_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        UNROLL
+        for (size_t k = 0; k < 4; k++) top[k] = v_max(v_load(x + i + 16 * k), top[k]);
+    }
+    float largest = v_max_lane(v_max(v_max(top[0], top[1]), v_max(top[2], top[3])));
+    for (; i < n; i++)
+        if (x[i] > largest) largest = x[i];
+    *max = largest;
+    if (!(largest > -INFINITY)) return 0;
+    f32x16 wanted = v_set1(largest);
+    for (i = 0; i + 16 <= n; i += 16) {
+        uint32_t equal = v_equal(v_load(x + i), wanted);
+        if (equal != 0) return i + (size_t)__builtin_ctz(equal);
+    }
+    while (i < n - 1 && x[i] != largest) i++;
+    return i;
+}
+
+static void softmax_stats(const float *x, size_t n, float max, float *sum, float *weighted)
+{
+    f32x16 partial = v_zero(), partial_weighted = v_zero(), shift = v_set1(max);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        f32x16 below = v_sub(v_load(x + i), shift), e = v_exp(below);
+        partial = v_add(partial, e);
+        partial_weighted = v_fma(e, below, partial_weighted);
+    }
+    float lanes[16], lanes_weighted[16];
+    if (i < n) {
+        float e[16], below[16];
+        f32x16 b = v_sub(v_load_n(x + i, n - i), shift);
+        v_store(below, b);
+        v_store(e, v_exp(b));
+        v_store(lanes, partial);
+        v_store(lanes_weighted, partial_weighted);
+        for (size_t l = 0; l < n - i; l++) {
+            lanes[l] += e[l];
+            lanes_weighted[l] = fmaf(e[l], below[l], lanes_weighted[l]);
+        }
+        partial = v_load(lanes);
+        partial_weighted = v_load(lanes_weighted);
+    }
+    *sum = v_sum(partial);
+    *weighted = v_sum(partial_weighted);
+}
+
+/* ---- float products ------------------------------------------------------------------------------------------------- */
+
+static ALWAYS_INLINE void gemm_f32_tile(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x, size_t x_stride,
+                                        size_t n_cols, const size_t n_r, const size_t n_t)
+{
+    f32x16 acc[GEMM_ROWS][GEMM_TOKENS];
+    UNROLL
+    for (size_t r = 0; r < n_r; r++) {
+        UNROLL
+        for (size_t t = 0; t < n_t; t++) acc[r][t] = v_zero();
+    }
+    size_t k = 0;
+    for (; k + 16 <= n_cols; k += 16) {
+        f32x16 wv[GEMM_ROWS];
+        UNROLL
+        for (size_t r = 0; r < n_r; r++) wv[r] = v_load(w + r * w_stride + k);
+        UNROLL
+        for (size_t t = 0; t < n_t; t++) {
+            f32x16 xv = v_load(x + t * x_stride + k);
+            UNROLL
+            for (size_t r = 0; r < n_r; r++) acc[r][t] = v_fma(wv[r], xv, acc[r][t]);
+        }
+    }
+    if (k < n_cols) {
+        UNROLL
+        for (size_t t = 0; t < n_t; t++) {
+            f32x16 xv = v_load_n(x + t * x_stride + k, n_cols - k);
+            UNROLL
+            for (size_t r = 0; r < n_r; r++) acc[r][t] = v_fma(v_load_n(w + r * w_stride + k, n_cols - k), xv, acc[r][t]);
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) {
+        UNROLL
+        for (size_t r = 0; r < n_r; r++) y[t * y_stride + r] = v_sum(acc[r][t]);
+    }
+}
+
+#define GEMM_F32_TOKENS(n_t_)                                                                                           \
+    static void gemm_f32_tokens_##n_t_(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x,      \
+                                       size_t x_stride, size_t n_rows, size_t n_cols)                                   \
+    {                                                                                                                   \
+        size_t r = 0;                                                                                                   \
+        for (; r + GEMM_ROWS <= n_rows; r += GEMM_ROWS)                                                                 \
+            gemm_f32_tile(y + r, y_stride, w + r * w_stride, w_stride, x, x_stride, n_cols, GEMM_ROWS, n_t_);           \
+        for (; r < n_rows; r++)                                                                                         \
+            gemm_f32_tile(y + r, y_stride, w + r * w_stride, w_stride, x, x_stride, n_cols, 1, n_t_);                   \
+    }
+GEMM_F32_TOKENS(1)
+GEMM_F32_TOKENS(2)
+GEMM_F32_TOKENS(3)
+#if defined(__AVX512F__)
+GEMM_F32_TOKENS(4)
+GEMM_F32_TOKENS(5)
+GEMM_F32_TOKENS(6)
+#endif
+
+typedef void (*gemm_f32_fn)(float *, size_t, const float *, size_t, const float *, size_t, size_t, size_t);
+
+static const gemm_f32_fn gemm_f32_tokens[GEMM_TOKENS + 1] = {
+    NULL, gemm_f32_tokens_1, gemm_f32_tokens_2, gemm_f32_tokens_3,
+#if defined(__AVX512F__)
+    gemm_f32_tokens_4, gemm_f32_tokens_5, gemm_f32_tokens_6,
+#endif
+};
+
+static void gemm_f32(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x, size_t x_stride, size_t n_rows,
+                     size_t n_cols, size_t n_tok)
+{
+    size_t block = ROW_BLOCK_BYTES / (n_cols * sizeof *w + 1) / GEMM_ROWS * GEMM_ROWS + GEMM_ROWS;
+    for (size_t r = 0; r < n_rows; r += block) {
+        size_t n_r = n_rows - r < block ? n_rows - r : block;
+        for (size_t t = 0; t < n_tok;) {
+            /* tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1 */
+            size_t left = n_tok - t, n_tiles = (left + GEMM_TOKENS - 1) / GEMM_TOKENS, n_t = (left + n_tiles - 1) / n_tiles;
+            gemm_f32_tokens[n_t](y + t * y_stride + r, y_stride, w + r * w_stride, w_stride, x + t * x_stride, x_stride, n_r, n_cols);
+            t += n_t;
+        }
+    }
+}
+
+/* Weights of float type `type`: element k of a row, sixteen of them or n < 16. */
+static ALWAYS_INLINE f32x16 v_weights(const uint8_t *row, size_t k, const ct_type type)
+{
+    if (type == CT_F16) return v_from_f16((const uint16_t *)(const void *)row + k);
+    if (type == CT_BF16) return v_from_bf16((const uint16_t *)(const void *)row + k);
+    return v_load((const float *)(const void *)row + k);
+}
+
+static ALWAYS_INLINE f32x16 v_weights_n(const uint8_t *row, size_t k, size_t n, const ct_type type)
+{
+    if (type == CT_F16) return v_from_f16_n((const uint16_t *)(const void *)row + k, n);
+    if (type == CT_BF16) return v_from_bf16_n((const uint16_t *)(const void *)row + k, n);
+    return v_load_n((const float *)(const void *)row + k, n);
+}
+
+static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t row_bytes, const float *x, size_t n_cols,
+                                            const size_t n_r, const ct_type type)
+{
+    const size_t elem_bytes = type == CT_F32 ? 4 : 2;
+    f32x16 acc[MATVEC_ROWS];
+    UNROLL
+    for (size_t r = 0; r < n_r; r++) acc[r] = v_zero();
+    size_t k = 0;
+    for (; k + 16 <= n_cols; k += 16) {
+        f32x16 xv = v_load(x + k);
+        size_t ahead = prefetch_offset(k * elem_bytes, row_bytes, n_r);
+        UNROLL
+        for (size_t r = 0; r < n_r; r++) {
+            acc[r] = v_fma(v_weights(w + r * row_bytes, k, type), xv, acc[r]);
+            prefetch(w + r * row_bytes, ahead);
+        }
+    }
+    if (k < n_cols) {
+        f32x16 xv = v_load_n(x + k, n_cols - k);
+        UNROLL
+        for (size_t r = 0; r < n_r; r++) acc[r] = v_fma(v_weights_n(w + r * row_bytes, k, n_cols - k, type), xv, acc[r]);
+    }
+    UNROLL
+    for (size_t r = 0; r < n_r; r++) y[r] = v_sum(acc[r]);
+}
+
+static ALWAYS_INLINE void matvec_float(float *y, const uint8_t *w, size_t row_bytes, const float *x, size_t n_rows, size_t n_cols,
+                                       const ct_type type)
+{
+    size_t r = 0;
+    for (; r + MATVEC_ROWS <= n_rows; r += MATVEC_ROWS)
+        matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, MATVEC_ROWS, type);
+    for (; r < n_rows; r++) matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, 1, type);
+}
+
+static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+{
+    matvec_float(y, w, row_bytes, x, n_rows, n_cols, CT_F32);
+}
+
+static void matvec_f16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+{
+    matvec_float(y, w, row_bytes, x, n_rows, n_cols, CT_F16);
+}
+
+static void matvec_bf16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+{
+    matvec_float(y, w, row_bytes, x, n_rows, n_cols, CT_BF16);
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------------------ */
+
+static ALWAYS_INLINE f32x16 v_page(const void *p, size_t k, const bool half)
+{
+    return half ? v_from_f16((const uint16_t *)p + k) : v_load((const float *)p + k);
+}
+
+static ALWAYS_INLINE f32x16 v_page_n(const void *p, size_t k, size_t n, const bool half)
+{
+    return half ? v_from_f16_n((const uint16_t *)p + k, n) : v_load_n((const float *)p + k, n);
+}
+
+/* s [n_q, 32] = scores of all keys of the page; columns that a query does not see may hold anything. */
+static ALWAYS_INLINE void score_tile(float *s, const float *q, size_t d_k, const void *kt, const size_t n_q, const bool half)
+{
+    f32x16 acc[SCORE_QUERIES][2];
+    UNROLL
+    for (size_t i = 0; i < n_q; i++) acc[i][0] = acc[i][1] = v_zero();
+    for (size_t d = 0; d < d_k; d++) {
+        f32x16 k0 = v_page(kt, d * CT_PAGE_TOKENS, half), k1 = v_page(kt, d * CT_PAGE_TOKENS + 16, half);
+        UNROLL
+        for (size_t i = 0; i < n_q; i++) {
+            f32x16 qv = v_set1(q[i * d_k + d]);
+            acc[i][0] = v_fma(qv, k0, acc[i][0]);
+            acc[i][1] = v_fma(qv, k1, acc[i][1]);
+        }
+    }
+    UNROLL
+    for (size_t i = 0; i < n_q; i++) {
+        v_store(s + i * CT_PAGE_TOKENS, acc[i][0]);
+        v_store(s + i * CT_PAGE_TOKENS + 16, acc[i][1]);
+    }
+}
+
+static ALWAYS_INLINE void scores(float *s, const ct_attn_tile *tile, const void *kt, const bool half)
+{
+    const size_t d_k = tile->d_k;
+    size_t i = 0;
+    for (; i + SCORE_QUERIES <= tile->n_q; i += SCORE_QUERIES)
+        score_tile(s + i * CT_PAGE_TOKENS, tile->q + i * d_k, d_k, kt, SCORE_QUERIES, half);
+    s += i * CT_PAGE_TOKENS;
+    const float *q = tile->q + i * d_k;
+    switch (tile->n_q - i) {
+#if defined(__AVX512F__)
+    case 7: score_tile(s, q, d_k, kt, 7, half); break;
+    case 6: score_tile(s, q, d_k, kt, 6, half); break;
+    case 5: score_tile(s, q, d_k, kt, 5, half); break;
+    case 4: score_tile(s, q, d_k, kt, 4, half); break;
+    case 3: score_tile(s, q, d_k, kt, 3, half); break;
+#endif
+    case 2: score_tile(s, q, d_k, kt, 2, half); break;
+    case 1: score_tile(s, q, d_k, kt, 1, half); break;
+    default: break;
+    }
+}
+
+/* acc[i] = fma(p[i][j], v[j], acc[i]) for j in [from, to), ascending: n_q queries, n_c columns of 16 floats. */
+static ALWAYS_INLINE void add_values(f32x16 acc[], const float *const p[], const void *v, size_t d_v, size_t c, int32_t from,
+                                     int32_t to, const size_t n_q, const size_t n_c, const bool half)
+{
+    for (int32_t j = from; j < to; j++) {
+        f32x16 row[VALUE_CHUNK_ONE];
+        UNROLL
+        for (size_t k = 0; k < n_c; k++) row[k] = v_page(v, (size_t)j * d_v + c + 16 * k, half);
+        UNROLL
+        for (size_t i = 0; i < n_q; i++) {
+            f32x16 weight = v_set1(p[i][j]);
+            UNROLL
+            for (size_t k = 0; k < n_c; k++) acc[i * n_c + k] = v_fma(weight, row[k], acc[i * n_c + k]);
+        }
+    }
+}
+
+typedef struct value_query {
+    const float *p; /* [32] weights of the page's keys */
+    float *o;       /* [d_v] */
+    float corr;
+    int32_t begin, end;
+} value_query;
+
+/* o = o * corr + sum of p[j] * v[j] for columns c … c + 16*n_c. The keys that all queries see are done together, what only one
+ * query sees by itself: a key that a query does not see never touches it, whatever it holds. */
+static ALWAYS_INLINE void value_tile(const value_query *queries, const void *v, size_t d_v, size_t c, const size_t n_q,
+                                     const size_t n_c, const bool half)
+{
+    f32x16 acc[VALUE_QUERIES * VALUE_CHUNK > VALUE_CHUNK_ONE ? VALUE_QUERIES * VALUE_CHUNK : VALUE_CHUNK_ONE];
+    const float *p[VALUE_QUERIES];
+    int32_t from = 0, to = CT_PAGE_TOKENS;
+    UNROLL
+    for (size_t i = 0; i < n_q; i++) {
+        p[i] = queries[i].p;
+        if (queries[i].begin > from) from = queries[i].begin;
+        if (queries[i].end < to) to = queries[i].end;
+        f32x16 corr = v_set1(queries[i].corr);
+        UNROLL
+        for (size_t k = 0; k < n_c; k++) acc[i * n_c + k] = v_mul(v_load(queries[i].o + c + 16 * k), corr);
+    }
+    if (from >= to) from = to = CT_PAGE_TOKENS; /* nothing in common */
+    if (n_q > 1) {
+        UNROLL
+        for (size_t i = 0; i < n_q; i++)
+            add_values(acc + i * n_c, p + i, v, d_v, c, queries[i].begin, queries[i].end < from ? queries[i].end : from, 1, n_c, half);
+    }
+    add_values(acc, p, v, d_v, c, from, to, n_q, n_c, half);
+    if (n_q > 1) {
+        UNROLL
+        for (size_t i = 0; i < n_q; i++) add_values(acc + i * n_c, p + i, v, d_v, c, to, queries[i].end, 1, n_c, half);
+    }
+    UNROLL
+    for (size_t i = 0; i < n_q; i++) {
+        UNROLL
+        for (size_t k = 0; k < n_c; k++) v_store(queries[i].o + c + 16 * k, acc[i * n_c + k]);
+    }
+}
+
+/* The last n < 16 columns of one query. */
+static ALWAYS_INLINE void value_tail(const value_query *query, const void *v, size_t d_v, size_t c, size_t n, const bool half)
+{
+    f32x16 acc = v_mul(v_load_n(query->o + c, n), v_set1(query->corr));
+    for (int32_t j = query->begin; j < query->end; j++)
+        acc = v_fma(v_set1(query->p[j]), v_page_n(v, (size_t)j * d_v + c, n, half), acc);
+    v_store_n(query->o + c, acc, n);
+}
+
+static ALWAYS_INLINE void values(const value_query *queries, size_t n_q, const void *v, size_t d_v, const bool half)
+{
+    size_t i = 0;
+    for (; i + VALUE_QUERIES <= n_q; i += VALUE_QUERIES) {
+        size_t c = 0;
+        for (; c + 16 * VALUE_CHUNK <= d_v; c += 16 * VALUE_CHUNK)
+            value_tile(queries + i, v, d_v, c, VALUE_QUERIES, VALUE_CHUNK, half);
+        for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, VALUE_QUERIES, 1, half);
+    }
+    for (; i < n_q; i++) {
+        size_t c = 0;
+        for (; c + 16 * VALUE_CHUNK_ONE <= d_v; c += 16 * VALUE_CHUNK_ONE) value_tile(queries + i, v, d_v, c, 1, VALUE_CHUNK_ONE, half);
+        for (; c + 64 <= d_v; c += 64) value_tile(queries + i, v, d_v, c, 1, 4, half);
+        for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, 1, 1, half);
+    }
+    if (d_v % 16 != 0)
+        for (i = 0; i < n_q; i++) value_tail(queries + i, v, d_v, d_v / 16 * 16, d_v % 16, half);
+}
+
+static ALWAYS_INLINE void attend(const ct_attn_tile *tile, const void *kt, const void *v, const bool half)
+{
+    float *s = tile->scratch + CT_PAGE_TOKENS * (tile->d_k + tile->d_v); /* [n_q, 32] scores, then weights */
+    float m_new[CT_MAX_QUERIES] = {0}, corr[CT_MAX_QUERIES];
+    value_query queries[CT_MAX_QUERIES];
+    size_t n_seeing = 0;
+
+    scores(s, tile, kt, half);
+    for (size_t i = 0; i < tile->n_q; i++) {
+        if (tile->begin[i] >= tile->end[i]) continue;
+        const float *si = s + i * CT_PAGE_TOKENS;
+        f32x16 lowest = v_set1(-INFINITY);
+        f32x16 s0 = v_in_range(v_load(si), 0, tile->begin[i], tile->end[i], lowest);
+        f32x16 s1 = v_in_range(v_load(si + 16), 16, tile->begin[i], tile->end[i], lowest);
+        float top = v_max_lane(v_max(s0, s1));
+        m_new[i] = top > tile->m[i] ? top : tile->m[i];
+    }
+    for (size_t i = 0; i < tile->n_q; i += 16) {
+        f32x16 m = tile->n_q - i >= 16 ? v_load(tile->m + i) : v_load_n(tile->m + i, tile->n_q - i);
+        v_store(corr + i, v_exp(v_sub(m, v_load(m_new + i))));
+    }
+    for (size_t i = 0; i < tile->n_q; i++) {
+        if (tile->begin[i] >= tile->end[i]) continue;
+        float *si = s + i * CT_PAGE_TOKENS, *l = tile->l + i * 16;
+        f32x16 shift = v_set1(m_new[i]);
+        f32x16 p0 = v_in_range(v_exp(v_sub(v_load(si), shift)), 0, tile->begin[i], tile->end[i], v_zero());
+        f32x16 p1 = v_in_range(v_exp(v_sub(v_load(si + 16), shift)), 16, tile->begin[i], tile->end[i], v_zero());
+        v_store(si, p0);
+        v_store(si + 16, p1);
+        v_store(l, v_add(v_add(v_mul(v_load(l), v_set1(corr[i])), p0), p1));
+        tile->m[i] = m_new[i];
+        queries[n_seeing++] = (value_query){si, tile->o + i * tile->d_v, corr[i], tile->begin[i], tile->end[i]};
+    }
+    values(queries, n_seeing, v, tile->d_v, half);
+}
+
+static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v) { attend(tile, kt, v, false); }
+
+/* Pages that are gone through more than once are converted first; for a few queries that would cost more than it saves. */
+static void attend_f16(const ct_attn_tile *tile, const uint16_t *kt, const uint16_t *v)
+{
+    if (tile->n_q <= SCORE_QUERIES) {
+        attend(tile, kt, v, true);
+        return;
+    }
+    float *kt32 = tile->scratch, *v32 = kt32 + CT_PAGE_TOKENS * tile->d_k;
+    f16_to_f32(kt32, kt, CT_PAGE_TOKENS * tile->d_k);
+    f16_to_f32(v32, v, CT_PAGE_TOKENS * tile->d_v);
+    attend_f32(tile, kt32, v32);
+}
+
+#endif

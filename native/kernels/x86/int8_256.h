@@ -1,0 +1,875 @@
+/* int8_256.h: products of weights in affine codes with int8 activations in 256-bit registers, for AVX2 and, where the compiler has
+ * it on (-mavxvnni), with vpdpbusd.
+ *
+ * vpdpbusd and AVX2's vpmaddubsw both multiply unsigned by signed bytes: codes are made unsigned by adding a constant, and what that
+ * adds to a dot product (constant * sum of the activations) is taken off again in int32. vpmaddubsw adds pairs in int16 with
+ * saturation, so AVX2 can afford codes up to 63 there; wider ones go as |code| times the activation with the code's sign. All dot
+ * products are exact. */
+#ifndef CT_X86_INT8_256_H
+#define CT_X86_INT8_256_H
+
+#include "kernels/x86/x86_common.h"
+
+#if defined(__AVXVNNI__)
+enum { HAVE_VNNI = 1 };
+static ALWAYS_INLINE __m256i dpbusd(__m256i acc, __m256i u, __m256i s) { return _mm256_dpbusd_avx_epi32(acc, u, s); }
+#else
+enum { HAVE_VNNI = 0 };
+static ALWAYS_INLINE __m256i dpbusd(__m256i acc, __m256i u, __m256i s) /* u <= 63 */
+{
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, s), _mm256_set1_epi16(1)));
+}
+#endif
+
+static ALWAYS_INLINE __m256i load_256(const void *p) { return _mm256_loadu_si256((const __m256i *)p); }
+static ALWAYS_INLINE __m128i load_128(const void *p) { return _mm_loadu_si128((const __m128i *)p); }
+
+static ALWAYS_INLINE __m256i load_2x128(const void *low, const void *high)
+{
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(load_128(low)), load_128(high), 1);
+}
+
+/* Sums of four neighbouring products of both pairs; u0, u1 <= 63. */
+static ALWAYS_INLINE __m256i dot_2(__m256i u0, __m256i s0, __m256i u1, __m256i s1)
+{
+#if defined(__AVXVNNI__)
+    return dpbusd(dpbusd(_mm256_setzero_si256(), u0, s0), u1, s1);
+#else
+    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(u0, s0), _mm256_maddubs_epi16(u1, s1));
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+}
+
+/* ---- quantised activations ------------------------------------------------------------------------------------------ */
+
+static size_t act_bytes(size_t n_cols) { return act_blocks(n_cols) * (CT_ACT_BLOCK + sizeof(act_meta)); }
+
+static ALWAYS_INLINE __m256 abs_ps(__m256 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x); }
+
+static void quantize_act(void *act, const float *x, size_t n_cols)
+{
+    const size_t n_blocks = n_cols / CT_ACT_BLOCK, n_padded = act_blocks(n_cols);
+    int8_t *q = act;
+    act_meta *meta = (act_meta *)(void *)(q + n_padded * CT_ACT_BLOCK);
+    for (size_t b = 0; b < n_blocks; b++, x += CT_ACT_BLOCK, q += CT_ACT_BLOCK) {
+        __m256 v[4];
+        UNROLL
+        for (size_t i = 0; i < 4; i++) v[i] = _mm256_loadu_ps(x + 8 * i);
+        __m256 m8 = _mm256_max_ps(_mm256_max_ps(abs_ps(v[0]), abs_ps(v[1])), _mm256_max_ps(abs_ps(v[2]), abs_ps(v[3])));
+        __m128 m4 = _mm_max_ps(_mm256_castps256_ps128(m8), _mm256_extractf128_ps(m8, 1));
+        m4 = _mm_max_ps(m4, _mm_movehl_ps(m4, m4));
+        float amax = _mm_cvtss_f32(_mm_max_ss(m4, _mm_movehdup_ps(m4)));
+        float a = amax < 1e-30f ? 0.0f : amax / 127.0f, inv = a > 0.0f ? 1.0f / a : 0.0f;
+        __m256i n[4];
+        UNROLL
+        for (size_t i = 0; i < 4; i++) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inv)));
+        /* the packs work within 128-bit lanes: put the dwords back in order */
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(n[0], n[1]), _mm256_packs_epi32(n[2], n[3]));
+        bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+        _mm256_store_si256((__m256i *)(void *)q, bytes);
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes);
+        int32_t s[8];
+        _mm256_storeu_si256((__m256i *)(void *)s, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+        meta[b] = make_meta(a, s);
+    }
+    memset(q, 0, (n_padded - n_blocks) * CT_ACT_BLOCK);
+    memset(meta + n_blocks, 0, (n_padded - n_blocks) * sizeof *meta);
+}
+
+/* ---- panels ---------------------------------------------------------------------------------------------------------
+ * A panel_head, then one record for each sub-block: codes as bytes [sub/4][2 tiles][8 rows][4 elements], then d [16 rows] and, for
+ * types with a minimum, m [16 rows]. */
+
+enum { PANEL_ROWS = 16, TILE_ROWS = 8 };
+
+/* How codes are stored: the largest stored value decides how many products fit int16. */
+typedef enum code_kind {
+    CODES_15,     /* code + bias in [0, 15]: all of a sub-block's */
+    CODES_63,     /* code + bias in [0, 63]: four */
+    CODES_SIGNED, /* the code itself */
+    CODES_VNNI    /* code + 128 */
+} code_kind;
+
+typedef struct panel_head {
+    int32_t kind;
+    int32_t bias;
+    uint8_t padding[56]; /* the records start at 64 */
+} panel_head;
+
+static ALWAYS_INLINE size_t record_bytes(size_t sub_elems, bool has_min)
+{
+    return PANEL_ROWS * (sub_elems + sizeof(float) * (has_min ? 2 : 1));
+}
+
+static size_t panel_bytes(size_t n_cols)
+{
+    size_t with_16 = (n_cols + 15) / 16 * record_bytes(16, true), with_32 = (n_cols + 31) / 32 * record_bytes(32, true);
+    return sizeof(panel_head) + (with_16 > with_32 ? with_16 : with_32);
+}
+
+/* What is added to a type's unsigned codes (code + bias) before they are stored. */
+static ALWAYS_INLINE __m256i stored_codes(__m256i codes_plus_bias, const int bias)
+{
+    return HAVE_VNNI ? _mm256_add_epi8(codes_plus_bias, _mm256_set1_epi8((char)(128 - bias))) : codes_plus_bias;
+}
+
+static ALWAYS_INLINE uint8_t *start_panel(void *panel, code_kind kind, int bias)
+{
+    panel_head head = {.kind = HAVE_VNNI ? (int32_t)CODES_VNNI : (int32_t)kind, .bias = bias};
+    memcpy(panel, &head, sizeof head);
+    return (uint8_t *)panel + sizeof head;
+}
+
+/* 32 codes of 8 rows, columns col … col + 31, into the panel's records. */
+static ALWAYS_INLINE void store_codes(uint8_t *records, size_t tile, size_t col, const __m256i rows[8], size_t sub_elems, bool has_min)
+{
+    const size_t steps = sub_elems / 4;
+    uint8_t *out = records + col / sub_elems * record_bytes(sub_elems, has_min) + tile * 32;
+    __m256i t[8], column[8];
+    UNROLL
+    for (size_t i = 0; i < 8; i += 4) {
+        __m256i a = _mm256_unpacklo_epi32(rows[i], rows[i + 1]), b = _mm256_unpackhi_epi32(rows[i], rows[i + 1]);
+        __m256i c = _mm256_unpacklo_epi32(rows[i + 2], rows[i + 3]), d = _mm256_unpackhi_epi32(rows[i + 2], rows[i + 3]);
+        t[i] = _mm256_unpacklo_epi64(a, c);
+        t[i + 1] = _mm256_unpackhi_epi64(a, c);
+        t[i + 2] = _mm256_unpacklo_epi64(b, d);
+        t[i + 3] = _mm256_unpackhi_epi64(b, d);
+    }
+    UNROLL
+    for (size_t c = 0; c < 4; c++) {
+        column[c] = _mm256_permute2x128_si256(t[c], t[4 + c], 0x20);
+        column[4 + c] = _mm256_permute2x128_si256(t[c], t[4 + c], 0x31);
+    }
+    UNROLL
+    for (size_t i = 0; i < 8; i++) {
+        uint8_t *p = out + i / steps * record_bytes(sub_elems, has_min) + i % steps * 64;
+        _mm256_store_si256((__m256i *)(void *)p, column[i]);
+    }
+}
+
+static ALWAYS_INLINE float *record_scales(uint8_t *records, size_t g, size_t sub_elems, bool has_min)
+{
+    return (float *)(void *)(records + g * record_bytes(sub_elems, has_min) + PANEL_ROWS * sub_elems);
+}
+
+static void pack_panel(void *panel, const int8_t *codes, const float *d, const float *m, size_t n_rows, size_t n_cols,
+                       size_t sub_elems, bool has_min)
+{
+    const size_t n_sub = n_cols / sub_elems;
+    code_kind kind = CODES_SIGNED;
+    int bias = 0;
+    if (!HAVE_VNNI) {
+        __m256i low = _mm256_setzero_si256(), high = _mm256_setzero_si256();
+        for (size_t i = 0; i < n_rows * n_cols; i += 32) {
+            low = _mm256_min_epi8(low, load_256(codes + i));
+            high = _mm256_max_epi8(high, load_256(codes + i));
+        }
+        int8_t lows[32], highs[32];
+        int lowest = 0, highest = 0;
+        _mm256_storeu_si256((__m256i *)(void *)lows, low);
+        _mm256_storeu_si256((__m256i *)(void *)highs, high);
+        for (size_t i = 0; i < 32; i++) {
+            if (lows[i] < lowest) lowest = lows[i];
+            if (highs[i] > highest) highest = highs[i];
+        }
+        if (lowest >= 0 && highest <= 15) kind = CODES_15;
+        else if (lowest >= -8 && highest <= 7) kind = CODES_15, bias = 8;
+        else if (lowest >= 0 && highest <= 63) kind = CODES_63;
+        else if (lowest >= -32 && highest <= 31) kind = CODES_63, bias = 32;
+    }
+    uint8_t *records = start_panel(panel, kind, bias);
+    const __m256i add = _mm256_set1_epi8((char)(HAVE_VNNI ? -128 : bias));
+    for (size_t tile = 0; tile < 2; tile++)
+        for (size_t col = 0; col < n_cols; col += 32) {
+            __m256i rows[TILE_ROWS];
+            for (size_t i = 0; i < TILE_ROWS; i++) {
+                size_t r = tile * TILE_ROWS + i;
+                rows[i] = _mm256_add_epi8(r < n_rows ? load_256(codes + r * n_cols + col) : _mm256_setzero_si256(), add);
+            }
+            store_codes(records, tile, col, rows, sub_elems, has_min);
+        }
+    for (size_t g = 0; g < n_sub; g++) {
+        float *out = record_scales(records, g, sub_elems, has_min);
+        for (size_t r = 0; r < PANEL_ROWS; r++) {
+            out[r] = r < n_rows ? d[r * n_sub + g] : 0.0f;
+            if (has_min) out[PANEL_ROWS + r] = r < n_rows ? m[r * n_sub + g] : 0.0f;
+        }
+    }
+}
+
+/* ---- unpacking ------------------------------------------------------------------------------------------------------- */
+
+static ALWAYS_INLINE __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
+static ALWAYS_INLINE __m256i high_nibbles(__m256i v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
+
+/* 16 bytes -> 32 nibbles, low halves first */
+static ALWAYS_INLINE __m256i nibbles_32(const uint8_t *p)
+{
+    __m128i v = load_128(p);
+    return low_nibbles(_mm256_inserti128_si256(_mm256_castsi128_si256(v), _mm_srli_epi16(v, 4), 1));
+}
+
+/* Bit k of `bits` -> 16 in byte k. */
+static ALWAYS_INLINE __m256i bits_to_16(uint32_t bits)
+{
+    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
+    __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), spread), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(16));
+}
+
+/* Run `run` (32 elements) of a block of Q6_K, + 32. */
+static ALWAYS_INLINE __m256i codes_q6_k(const uint8_t *block, size_t run)
+{
+    __m256i v = load_256(block + run / 4 * 64 + run % 2 * 32), h = load_256(block + 128 + run / 4 * 32);
+    const __m256i bits = _mm256_set1_epi8(0x30);
+    switch (run % 4) {
+    case 0: return _mm256_or_si256(low_nibbles(v), _mm256_and_si256(_mm256_slli_epi16(h, 4), bits));
+    case 1: return _mm256_or_si256(low_nibbles(v), _mm256_and_si256(_mm256_slli_epi16(h, 2), bits));
+    case 2: return _mm256_or_si256(high_nibbles(v), _mm256_and_si256(h, bits));
+    default: return _mm256_or_si256(high_nibbles(v), _mm256_and_si256(_mm256_srli_epi16(h, 2), bits));
+    }
+}
+
+/* Sub-block g of a block of Q4_K (`five`: Q5_K). */
+static ALWAYS_INLINE __m256i codes_q45_k(const uint8_t *block, size_t g, const bool five)
+{
+    __m256i v = load_256(block + (five ? 48 : 16) + g / 2 * 32);
+    v = g % 2 == 0 ? low_nibbles(v) : high_nibbles(v);
+    if (!five) return v;
+    __m256i h = load_256(block + 16);
+    h = g <= 4 ? _mm256_slli_epi16(h, (int)(4 - g)) : _mm256_srli_epi16(h, (int)(g - 4));
+    return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(16)));
+}
+
+/* Block or sub-block b (32 elements) of a row, + the type's bias; Q8_0: the codes themselves (+ 128 for vpdpbusd). */
+static ALWAYS_INLINE __m256i codes_32(const uint8_t *row, size_t b, const ct_type type)
+{
+    switch (type) {
+    case CT_Q4_0: return nibbles_32(row + b * 18 + 2);
+    case CT_Q4_1: return nibbles_32(row + b * 20 + 4);
+    case CT_Q5_0: return _mm256_or_si256(nibbles_32(row + b * 22 + 6), bits_to_16(load_u32(row + b * 22 + 2)));
+    case CT_Q4_K: return codes_q45_k(row + b / 8 * 144, b % 8, false);
+    case CT_Q5_K: return codes_q45_k(row + b / 8 * 176, b % 8, true);
+    case CT_Q6_K: return codes_q6_k(row + b / 8 * 210, b % 8);
+    default: return load_256(row + b * 34 + 2); /* CT_Q8_0 */
+    }
+}
+
+static ALWAYS_INLINE void unpack_codes(uint8_t *records, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols,
+                                       const ct_type type, const int bias, const size_t sub_elems, const bool has_min)
+{
+    for (size_t tile = 0; tile < 2; tile++)
+        for (size_t b = 0; b < n_cols / 32; b++) {
+            __m256i rows[TILE_ROWS];
+            for (size_t i = 0; i < TILE_ROWS; i++) {
+                size_t r = tile * TILE_ROWS + i;
+                rows[i] = r < n_rows ? stored_codes(codes_32(w + r * row_bytes, b, type), bias) : _mm256_setzero_si256();
+            }
+            store_codes(records, tile, b * 32, rows, sub_elems, has_min);
+        }
+}
+
+/* f16 at byte `offset` of every block of 32 -> d (field 0) or m (field 1); rows that are not there get zeros. */
+static ALWAYS_INLINE void unpack_f16(uint8_t *records, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_blocks,
+                                     const size_t block_bytes, const size_t offset, const bool has_min, const size_t field)
+{
+    for (size_t b = 0; b < n_blocks; b++) {
+        uint16_t half[PANEL_ROWS] = {0};
+        for (size_t r = 0; r < n_rows; r++) half[r] = load_u16(w + r * row_bytes + b * block_bytes + offset);
+        float *out = record_scales(records, b, 32, has_min) + field * PANEL_ROWS;
+        _mm256_store_ps(out, _mm256_cvtph_ps(load_128(half)));
+        _mm256_store_ps(out + 8, _mm256_cvtph_ps(load_128(half + 8)));
+    }
+}
+
+static void unpack_q4_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_15, 8);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q4_0, 8, 32, false);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 18, 0, false, 0);
+}
+
+static void unpack_q4_1(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_15, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q4_1, 0, 32, true);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 20, 0, true, 0);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 20, 2, true, 1);
+}
+
+static void unpack_q5_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_63, 16);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q5_0, 16, 32, false);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 22, 0, false, 0);
+}
+
+static void unpack_q8_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_SIGNED, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q8_0, 0, 32, false);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 34, 0, false, 0);
+}
+
+/* ---- panel x activations --------------------------------------------------------------------------------------------- */
+
+enum { GEMM_I8_TOKENS = 3 };
+
+/* n_t tokens x 16 rows. */
+static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t *record, int32_t bias, const uint8_t *act,
+                                       size_t act_stride, size_t n_rows, size_t n_cols, const size_t n_t, const size_t sub_elems,
+                                       const bool has_min, const code_kind kind)
+{
+    const size_t steps = sub_elems / 4, in_int16 = kind == CODES_15 ? steps : 2; /* steps whose sums fit int16 */
+    const __m256i ones = _mm256_set1_epi16(1);
+    const uint8_t *meta = act + act_blocks(n_cols) * CT_ACT_BLOCK;
+    __m256 acc[GEMM_I8_TOKENS][2];
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) acc[t][0] = acc[t][1] = _mm256_setzero_ps();
+    for (size_t b = 0; b < n_cols / CT_ACT_BLOCK; b++, act += CT_ACT_BLOCK, meta += sizeof(act_meta)) {
+        UNROLL
+        for (size_t h = 0; h < CT_ACT_BLOCK / sub_elems; h++) {
+            const size_t corr_at = sub_elems == 32 ? offsetof(act_meta, minus_128_sum) : offsetof(act_meta, minus_128_half) + 4 * h;
+            const size_t sum_at = sub_elems == 32 ? offsetof(act_meta, a_sum) : offsetof(act_meta, a_half) + 4 * h;
+            __m256i dot[GEMM_I8_TOKENS][2];
+            UNROLL
+            for (size_t t = 0; t < n_t; t++) {
+                int32_t corr = load_i32(meta + t * act_stride + corr_at);
+                if (kind != CODES_VNNI) corr = corr / 128 * bias;
+                dot[t][0] = dot[t][1] = kind == CODES_SIGNED ? _mm256_setzero_si256() : _mm256_set1_epi32(corr);
+            }
+            if (kind == CODES_15 || kind == CODES_63) {
+                UNROLL
+                for (size_t k = 0; k < steps; k += in_int16) {
+                    __m256i pairs[GEMM_I8_TOKENS][2];
+                    UNROLL
+                    for (size_t j = 0; j < in_int16; j++) {
+                        __m256i w0 = load_256(record + (k + j) * 64), w1 = load_256(record + (k + j) * 64 + 32);
+                        UNROLL
+                        for (size_t t = 0; t < n_t; t++) {
+                            __m256i q = _mm256_set1_epi32(load_i32(act + t * act_stride + h * sub_elems + 4 * (k + j)));
+                            __m256i p0 = _mm256_maddubs_epi16(w0, q), p1 = _mm256_maddubs_epi16(w1, q);
+                            pairs[t][0] = j == 0 ? p0 : _mm256_add_epi16(pairs[t][0], p0);
+                            pairs[t][1] = j == 0 ? p1 : _mm256_add_epi16(pairs[t][1], p1);
+                        }
+                    }
+                    UNROLL
+                    for (size_t t = 0; t < n_t; t++) {
+                        dot[t][0] = _mm256_add_epi32(dot[t][0], _mm256_madd_epi16(pairs[t][0], ones));
+                        dot[t][1] = _mm256_add_epi32(dot[t][1], _mm256_madd_epi16(pairs[t][1], ones));
+                    }
+                }
+            } else {
+                UNROLL
+                for (size_t k = 0; k < steps; k++) {
+                    __m256i w0 = load_256(record + k * 64), w1 = load_256(record + k * 64 + 32);
+                    UNROLL
+                    for (size_t t = 0; t < n_t; t++) {
+                        __m256i q = _mm256_set1_epi32(load_i32(act + t * act_stride + h * sub_elems + 4 * k));
+                        if (kind == CODES_VNNI) {
+                            dot[t][0] = dpbusd(dot[t][0], w0, q);
+                            dot[t][1] = dpbusd(dot[t][1], w1, q);
+                        } else {
+                            __m256i p0 = _mm256_maddubs_epi16(_mm256_abs_epi8(w0), _mm256_sign_epi8(q, w0));
+                            __m256i p1 = _mm256_maddubs_epi16(_mm256_abs_epi8(w1), _mm256_sign_epi8(q, w1));
+                            dot[t][0] = _mm256_add_epi32(dot[t][0], _mm256_madd_epi16(p0, ones));
+                            dot[t][1] = _mm256_add_epi32(dot[t][1], _mm256_madd_epi16(p1, ones));
+                        }
+                    }
+                }
+            }
+            const float *scales = (const float *)(const void *)(record + PANEL_ROWS * sub_elems);
+            UNROLL
+            for (size_t t = 0; t < n_t; t++) {
+                __m256 a = _mm256_castsi256_ps(_mm256_set1_epi32(load_i32(meta + t * act_stride + offsetof(act_meta, a))));
+                __m256 d0 = _mm256_mul_ps(_mm256_load_ps(scales), a), d1 = _mm256_mul_ps(_mm256_load_ps(scales + 8), a);
+                acc[t][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t][0]), d0, acc[t][0]);
+                acc[t][1] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t][1]), d1, acc[t][1]);
+                if (has_min) {
+                    __m256 s = _mm256_castsi256_ps(_mm256_set1_epi32(load_i32(meta + t * act_stride + sum_at)));
+                    acc[t][0] = _mm256_fmadd_ps(_mm256_load_ps(scales + 16), s, acc[t][0]);
+                    acc[t][1] = _mm256_fmadd_ps(_mm256_load_ps(scales + 24), s, acc[t][1]);
+                }
+            }
+            record += record_bytes(sub_elems, has_min);
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) {
+        float *out = y + t * y_stride;
+        if (n_rows == PANEL_ROWS) {
+            _mm256_storeu_ps(out, acc[t][0]);
+            _mm256_storeu_ps(out + 8, acc[t][1]);
+        } else {
+            float row[PANEL_ROWS];
+            _mm256_storeu_ps(row, acc[t][0]);
+            _mm256_storeu_ps(row + 8, acc[t][1]);
+            memcpy(out, row, n_rows * sizeof *out);
+        }
+    }
+}
+
+static ALWAYS_INLINE void gemm_i8_of(float *y, size_t y_stride, const void *panel, const uint8_t *act, size_t act_stride,
+                                     size_t n_rows, size_t n_cols, size_t n_tok, const size_t sub_elems, const bool has_min,
+                                     const code_kind kind)
+{
+    panel_head head;
+    memcpy(&head, panel, sizeof head);
+    const uint8_t *record = (const uint8_t *)panel + sizeof head;
+    for (size_t t = 0; t < n_tok;) {
+        size_t left = n_tok - t, n_tiles = (left + GEMM_I8_TOKENS - 1) / GEMM_I8_TOKENS, n_t = (left + n_tiles - 1) / n_tiles;
+        float *yt = y + t * y_stride;
+        const uint8_t *at = act + t * act_stride;
+        if (n_t == 3) gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 3, sub_elems, has_min, kind);
+        else if (n_t == 2) gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 2, sub_elems, has_min, kind);
+        else gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 1, sub_elems, has_min, kind);
+        t += n_t;
+    }
+}
+
+#define GEMM_I8_OF(name, kind)                                                                                                   \
+    static void name(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols, \
+                     size_t n_tok, size_t sub_elems, bool has_min)                                                               \
+    {                                                                                                                            \
+        if (sub_elems == 32 && has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true, kind);  \
+        else if (sub_elems == 32) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, false, kind);       \
+        else if (has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, true, kind);                \
+        else gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, false, kind);                            \
+    }
+#if defined(__AVXVNNI__)
+GEMM_I8_OF(gemm_i8_vnni, CODES_VNNI)
+#else
+GEMM_I8_OF(gemm_i8_15, CODES_15)
+GEMM_I8_OF(gemm_i8_63, CODES_63)
+GEMM_I8_OF(gemm_i8_signed, CODES_SIGNED)
+#endif
+
+static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols,
+                    size_t n_tok, size_t sub_elems, bool has_min)
+{
+    if (n_rows == 0) return;
+#if defined(__AVXVNNI__)
+    gemm_i8_vnni(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
+#else
+    panel_head head;
+    memcpy(&head, panel, sizeof head);
+    if (head.kind == CODES_15) gemm_i8_15(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
+    else if (head.kind == CODES_63) gemm_i8_63(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
+    else gemm_i8_signed(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
+#endif
+}
+
+/* ---- matrix x vector, straight from the blocks --------------------------------------------------------------------------
+ * Lanes are rows, as in avx512vnni.c: 8 rows side by side, partial sums reduced and transposed at once. */
+
+/* Rows that are not there (r >= n_rows) repeat the last one; their results are not stored. */
+static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uint8_t *w, size_t row_bytes, size_t n_rows)
+{
+    for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
+}
+
+static ALWAYS_INLINE void store_rows(float *y, __m256 acc, size_t n_rows)
+{
+    if (n_rows >= TILE_ROWS) {
+        _mm256_storeu_ps(y, acc);
+        return;
+    }
+    float all[TILE_ROWS];
+    _mm256_storeu_ps(all, acc);
+    memcpy(y, all, n_rows * sizeof *y);
+}
+
+static ALWAYS_INLINE __m256i add_pairs_16(__m256i a, __m256i b) /* int32 a, b that fit int16 -> sums of neighbours */
+{
+    return _mm256_madd_epi16(_mm256_packs_epi32(a, b), _mm256_set1_epi16(1));
+}
+
+/* p[i]: row i, lane s = four partial sums of sub-block s, each of magnitude < 2^14 -> dot[s] = dot products of 8 rows */
+static ALWAYS_INLINE void reduce_8_rows(const __m256i p[8], __m256i dot[2])
+{
+    __m256i first = add_pairs_16(add_pairs_16(p[0], p[1]), add_pairs_16(p[2], p[3]));
+    __m256i second = add_pairs_16(add_pairs_16(p[4], p[5]), add_pairs_16(p[6], p[7]));
+    dot[0] = _mm256_permute2x128_si256(first, second, 0x20);
+    dot[1] = _mm256_permute2x128_si256(first, second, 0x31);
+}
+
+/* acc = fma((float)dot, d * a, acc) */
+static ALWAYS_INLINE __m256 add_dot(__m256 acc, __m256i dot, __m256 d, const act_meta *meta)
+{
+    return _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), _mm256_mul_ps(d, _mm256_set1_ps(meta->a)), acc);
+}
+
+static ALWAYS_INLINE __m256 add_min(__m256 acc, __m256 m, const act_meta *meta)
+{
+    return _mm256_fmadd_ps(m, _mm256_set1_ps(meta->a_sum), acc);
+}
+
+/* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. */
+static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+                                         const act_meta *meta, const size_t n, const ct_type type)
+{
+    const size_t block_bytes = type == CT_Q4_0 ? 18 : type == CT_Q4_1 ? 20 : 22, at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6;
+    __m256i q0 = load_256(q), q1 = load_256(q + 32); /* the activations are padded */
+    __m256i q_lo = _mm256_permute2x128_si256(q0, q1, 0x20), q_hi = _mm256_permute2x128_si256(q0, q1, 0x31);
+    __m256i p[TILE_ROWS], dot[2], start = _mm256_setzero_si256();
+    uint16_t d[2][TILE_ROWS], m[2][TILE_ROWS];
+    if (type == CT_Q5_0) { /* what 16 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
+        const __m256i sixteen = _mm256_set1_epi8(16);
+        start = _mm256_sub_epi32(start, dot_2(sixteen, q_lo, sixteen, q_hi));
+    }
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) {
+        const uint8_t *row = rows[i] + pos;
+        __m256i v = n == 2 ? load_2x128(row + at, row + block_bytes + at) : _mm256_inserti128_si256(_mm256_setzero_si256(), load_128(row + at), 0);
+        __m256i lo = low_nibbles(v), hi = high_nibbles(v);
+        for (size_t b = 0; b < n; b++) {
+            d[b][i] = load_u16(row + b * block_bytes);
+            if (type == CT_Q4_1) m[b][i] = load_u16(row + b * block_bytes + 2);
+        }
+        if (type == CT_Q5_0) {
+            __m256i h0 = bits_to_16(load_u32(row + 2)), h1 = n == 2 ? bits_to_16(load_u32(row + 24)) : _mm256_setzero_si256();
+            lo = _mm256_or_si256(lo, _mm256_permute2x128_si256(h0, h1, 0x20));
+            hi = _mm256_or_si256(hi, _mm256_permute2x128_si256(h0, h1, 0x31));
+        }
+        p[i] = dot_2(lo, q_lo, hi, q_hi);
+        if (type == CT_Q5_0) p[i] = _mm256_add_epi32(p[i], start);
+        if (n == 2) prefetch(rows[i], ahead);
+    }
+    reduce_8_rows(p, dot);
+    UNROLL
+    for (size_t b = 0; b < n; b++) {
+        if (type == CT_Q4_0) dot[b] = _mm256_add_epi32(dot[b], _mm256_set1_epi32(meta[b].minus_128_sum >> 4));
+        acc = add_dot(acc, dot[b], _mm256_cvtph_ps(load_128(d[b])), meta + b);
+        if (type == CT_Q4_1) acc = add_min(acc, _mm256_cvtph_ps(load_128(m[b])), meta + b);
+    }
+    return acc;
+}
+
+/* One block of Q8_0, for 8 rows. */
+static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+                                      const act_meta *meta)
+{
+    __m256i qv = load_256(q), p[TILE_ROWS], y[2];
+    uint16_t d[TILE_ROWS];
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) {
+        const uint8_t *row = rows[i] + pos;
+        __m256i v = load_256(row + 2);
+        d[i] = load_u16(row);
+#if defined(__AVXVNNI__)
+        p[i] = dpbusd(_mm256_setzero_si256(), _mm256_xor_si256(v, _mm256_set1_epi8(-128)), qv);
+#else
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(qv, v));
+        p[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+        prefetch(rows[i], ahead);
+    }
+    UNROLL
+    for (size_t i = 0; i < 2; i++) { /* rows 4i … 4i + 3: their sums, in each 128-bit lane of its 16 elements */
+        __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(p[4 * i], p[4 * i + 1]), _mm256_unpackhi_epi32(p[4 * i], p[4 * i + 1]));
+        __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(p[4 * i + 2], p[4 * i + 3]), _mm256_unpackhi_epi32(p[4 * i + 2], p[4 * i + 3]));
+        y[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    __m256i dot = _mm256_add_epi32(_mm256_permute2x128_si256(y[0], y[1], 0x20), _mm256_permute2x128_si256(y[0], y[1], 0x31));
+    if (HAVE_VNNI) dot = _mm256_add_epi32(dot, _mm256_set1_epi32(meta->minus_128_sum));
+    return add_dot(acc, dot, _mm256_cvtph_ps(load_128(d)), meta);
+}
+
+static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                    const size_t block_bytes, const ct_type type)
+{
+    const size_t n_blocks = n_cols / 32;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        if (type == CT_Q8_0) {
+            for (size_t b = 0, pos = 0; b < n_blocks; b++, pos += block_bytes, q += 32, meta++)
+                acc = step_q8_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta);
+        } else {
+            size_t b = 0, pos = 0;
+            for (; b + 2 <= n_blocks; b += 2, pos += 2 * block_bytes, q += 64, meta += 2)
+                acc = step_nibbles(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 2, type);
+            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, 0, q, meta, 1, type);
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+/* Dwords of 16 bytes at `offset` of 8 rows: out[c] holds dword c of each row. */
+static ALWAYS_INLINE void load_columns(const uint8_t *const rows[TILE_ROWS], size_t offset, __m256i out[4])
+{
+    __m256i z[4];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) z[i] = load_2x128(rows[i] + offset, rows[4 + i] + offset);
+    __m256i a = _mm256_unpacklo_epi32(z[0], z[1]), b = _mm256_unpackhi_epi32(z[0], z[1]);
+    __m256i c = _mm256_unpacklo_epi32(z[2], z[3]), d = _mm256_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm256_unpacklo_epi64(a, c);
+    out[1] = _mm256_unpackhi_epi64(a, c);
+    out[2] = _mm256_unpacklo_epi64(b, d);
+    out[3] = _mm256_unpackhi_epi64(b, d);
+}
+
+static ALWAYS_INLINE __m256 cvt_f16_dwords(__m256i v) /* the lower half of each dword */
+{
+    __m256i low = _mm256_and_si256(v, _mm256_set1_epi32(0xffff));
+    low = _mm256_permute4x64_epi64(_mm256_packus_epi32(low, low), 0x08);
+    return _mm256_cvtph_ps(_mm256_castsi256_si128(low));
+}
+
+static ALWAYS_INLINE __m256 cvt_byte(__m256i v, const size_t j) /* unsigned byte j of each dword */
+{
+    return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(v, (int)(8 * j)), _mm256_set1_epi32(255)));
+}
+
+static ALWAYS_INLINE __m256 cvt_signed_byte(__m256i v, const size_t j)
+{
+    return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, (int)(24 - 8 * j)), 24));
+}
+
+/* Scales of a block of Q4_K or Q5_K at `pos` of 8 rows. */
+typedef struct k_scales {
+    __m256 d, minus_dmin;
+    __m256i scale[2], min[2]; /* [g / 4]: byte g % 4 of each row's dword */
+} k_scales;
+
+static ALWAYS_INLINE k_scales load_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    const __m256i six = _mm256_set1_epi8(0x3f), four = _mm256_set1_epi8(0x0f), upper = _mm256_set1_epi8(0x30);
+    __m256i c[4];
+    load_columns(rows, pos, c);
+    k_scales s = {.d = cvt_f16_dwords(c[0])};
+    s.minus_dmin = _mm256_xor_ps(cvt_f16_dwords(_mm256_srli_epi32(c[0], 16)), _mm256_set1_ps(-0.0f));
+    s.scale[0] = _mm256_and_si256(c[1], six);
+    s.min[0] = _mm256_and_si256(c[2], six);
+    s.scale[1] = _mm256_or_si256(_mm256_and_si256(c[3], four), _mm256_and_si256(_mm256_srli_epi32(c[1], 2), upper));
+    s.min[1] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi32(c[3], 4), four), _mm256_and_si256(_mm256_srli_epi32(c[2], 2), upper));
+    return s;
+}
+
+static ALWAYS_INLINE __m256 k_d(const k_scales *s, const size_t g) { return _mm256_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4)); }
+static ALWAYS_INLINE __m256 k_m(const k_scales *s, const size_t g) { return _mm256_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4)); }
+
+static ALWAYS_INLINE __m256i even_dwords(__m256i a, __m256i b)
+{
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88));
+}
+
+static ALWAYS_INLINE __m256i odd_dwords(__m256i a, __m256i b)
+{
+    return _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0xdd));
+}
+
+static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                       const bool five)
+{
+    const size_t block_bytes = five ? 176 : 144;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t pos = 0; pos < n_cols / 256 * block_bytes; pos += block_bytes, q += 256, meta += 8) {
+            k_scales scales = load_k_scales(rows, pos);
+            UNROLL
+            for (size_t j = 0; j < 4; j++) { /* sub-blocks 2j and 2j + 1 */
+                __m256i q0 = load_256(q + 64 * j), q1 = load_256(q + 64 * j + 32), p[TILE_ROWS];
+                size_t ahead = prefetch_offset(pos + 36 * j, row_bytes, TILE_ROWS);
+                UNROLL
+                for (size_t i = 0; i < TILE_ROWS; i++) {
+                    const uint8_t *block = rows[i] + pos;
+                    __m256i lo = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j, five), q0);
+                    __m256i hi = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j + 1, five), q1);
+                    p[i] = _mm256_packs_epi32(lo, hi); /* lanes: 4 int16 of sub-block 2j, 4 of 2j + 1; first and second 16 elements */
+                    prefetch(rows[i], ahead);
+                }
+                UNROLL
+                for (size_t i = 0; i < 4; i++) { /* lanes: rows i and i + 4 */
+                    p[i] = _mm256_add_epi16(_mm256_permute2x128_si256(p[i], p[i + 4], 0x20), _mm256_permute2x128_si256(p[i], p[i + 4], 0x31));
+                    p[i] = _mm256_madd_epi16(p[i], _mm256_set1_epi16(1));
+                }
+                __m256i z0 = _mm256_add_epi32(even_dwords(p[0], p[1]), odd_dwords(p[0], p[1]));
+                __m256i z1 = _mm256_add_epi32(even_dwords(p[2], p[3]), odd_dwords(p[2], p[3]));
+                acc = add_dot(acc, even_dwords(z0, z1), k_d(&scales, 2 * j), meta + 2 * j);
+                acc = add_min(acc, k_m(&scales, 2 * j), meta + 2 * j);
+                acc = add_dot(acc, odd_dwords(z0, z1), k_d(&scales, 2 * j + 1), meta + 2 * j + 1);
+                acc = add_min(acc, k_m(&scales, 2 * j + 1), meta + 2 * j + 1);
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+/* Scales of a block of Q6_K at `pos` of 8 rows: d * scale of sub-block g is q6_k_d(…, g). */
+typedef struct q6_k_scales {
+    __m256 d;
+    __m256i scale[4]; /* [g / 4]: signed byte g % 4 of each row's dword */
+} q6_k_scales;
+
+static ALWAYS_INLINE q6_k_scales load_q6_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    q6_k_scales s;
+    uint16_t d[TILE_ROWS];
+    for (size_t i = 0; i < TILE_ROWS; i++) d[i] = load_u16(rows[i] + pos + 208);
+    load_columns(rows, pos + 192, s.scale);
+    s.d = _mm256_cvtph_ps(load_128(d));
+    return s;
+}
+
+static ALWAYS_INLINE __m256 q6_k_d(const q6_k_scales *s, const size_t g)
+{
+    return _mm256_mul_ps(s->d, cvt_signed_byte(s->scale[g / 4], g % 4));
+}
+
+static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    enum { BLOCK_BYTES = 210 };
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t pos = 0; pos < n_cols / 256 * BLOCK_BYTES; pos += BLOCK_BYTES, q += 256, meta += 8) {
+            q6_k_scales scales = load_q6_k_scales(rows, pos);
+            UNROLL
+            for (size_t run = 0; run < 8; run++) { /* sub-blocks 2*run and 2*run + 1 */
+                __m256i qv = load_256(q + 32 * run), p[TILE_ROWS], dot[2];
+                /* what 32 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
+                __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(32), qv));
+                size_t ahead = prefetch_offset(pos + 26 * run, row_bytes, TILE_ROWS);
+                UNROLL
+                for (size_t i = 0; i < TILE_ROWS; i++) {
+                    p[i] = dpbusd(start, codes_q6_k(rows[i] + pos, run), qv);
+                    if (run % 2 == 0) prefetch(rows[i], ahead);
+                }
+                reduce_8_rows(p, dot);
+                acc = add_dot(acc, dot[0], q6_k_d(&scales, 2 * run), meta + run);
+                acc = add_dot(acc, dot[1], q6_k_d(&scales, 2 * run + 1), meta + run);
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 18, CT_Q4_0);
+}
+
+static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 20, CT_Q4_1);
+}
+
+static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 22, CT_Q5_0);
+}
+
+static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 34, CT_Q8_0);
+}
+
+static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, false);
+}
+
+static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, true);
+}
+
+/* ---- unpacking the types of 256: scales 8 rows at a time ------------------------------------------------------------------ */
+
+/* Stores v for the rows of a tile that are there, zeros for the others. */
+static ALWAYS_INLINE void store_there(float *out, __m256 v, size_t n_rows)
+{
+    _mm256_store_ps(out, v);
+    for (size_t i = n_rows; i < TILE_ROWS; i++) out[i] = 0.0f;
+}
+
+static ALWAYS_INLINE void unpack_k(void *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols, const ct_type type)
+{
+    const size_t block_bytes = type == CT_Q4_K ? 144 : type == CT_Q5_K ? 176 : 210;
+    const size_t sub_elems = type == CT_Q6_K ? 16 : 32, n_subs = 256 / sub_elems;
+    const bool has_min = type != CT_Q6_K;
+    const int bias = type == CT_Q6_K ? 32 : 0;
+    uint8_t *records = start_panel(panel, type == CT_Q4_K ? CODES_15 : CODES_63, bias);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, type, bias, sub_elems, has_min);
+    for (size_t tile = 0; tile < 2; tile++) {
+        const size_t done = tile * TILE_ROWS, n = n_rows <= done ? 0 : n_rows - done < TILE_ROWS ? n_rows - done : TILE_ROWS;
+        const uint8_t *rows[TILE_ROWS];
+        if (n > 0) row_pointers(rows, w + done * row_bytes, row_bytes, n);
+        for (size_t b = 0; b < n_cols / 256; b++) {
+            __m256 d[16], m[8];
+            UNROLL
+            for (size_t g = 0; g < 16; g++) d[g] = m[g % 8] = _mm256_setzero_ps();
+            if (n > 0 && has_min) {
+                k_scales s = load_k_scales(rows, b * block_bytes);
+                UNROLL
+                for (size_t g = 0; g < 8; g++) {
+                    d[g] = k_d(&s, g);
+                    m[g] = k_m(&s, g);
+                }
+            } else if (n > 0) {
+                q6_k_scales s = load_q6_k_scales(rows, b * block_bytes);
+                UNROLL
+                for (size_t g = 0; g < 16; g++) d[g] = q6_k_d(&s, g);
+            }
+            for (size_t g = 0; g < n_subs; g++) {
+                float *out = record_scales(records, b * n_subs + g, sub_elems, has_min) + done;
+                store_there(out, d[g], n);
+                if (has_min) store_there(out + PANEL_ROWS, m[g], n);
+            }
+        }
+    }
+}
+
+static void unpack_q4_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_k(panel, w, row_bytes, n_rows, n_cols, CT_Q4_K);
+}
+
+static void unpack_q5_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_k(panel, w, row_bytes, n_rows, n_cols, CT_Q5_K);
+}
+
+static void unpack_q6_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    unpack_k(panel, w, row_bytes, n_rows, n_cols, CT_Q6_K);
+}
+
+/* Puts the entries of this file into the table. */
+static void set_int8_kernels(ct_kernels *k)
+{
+    k->act_bytes = act_bytes;
+    k->quantize_act = quantize_act;
+    k->panel_rows = PANEL_ROWS;
+    k->panel_bytes = panel_bytes;
+    k->pack_panel = pack_panel;
+    k->gemm_i8 = gemm_i8;
+    k->unpack[CT_Q4_0] = unpack_q4_0;
+    k->unpack[CT_Q4_1] = unpack_q4_1;
+    k->unpack[CT_Q5_0] = unpack_q5_0;
+    k->unpack[CT_Q8_0] = unpack_q8_0;
+    k->unpack[CT_Q4_K] = unpack_q4_k;
+    k->unpack[CT_Q5_K] = unpack_q5_k;
+    k->unpack[CT_Q6_K] = unpack_q6_k;
+    k->matvec[CT_Q4_0] = matvec_q4_0;
+    k->matvec[CT_Q4_1] = matvec_q4_1;
+    k->matvec[CT_Q5_0] = matvec_q5_0;
+    k->matvec[CT_Q8_0] = matvec_q8_0;
+    k->matvec[CT_Q4_K] = matvec_q4_k;
+    k->matvec[CT_Q5_K] = matvec_q5_k;
+    k->matvec[CT_Q6_K] = matvec_q6_k;
+}
+
+#endif

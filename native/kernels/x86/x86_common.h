@@ -1,0 +1,107 @@
+/* x86_common.h: what the x86 kernel sets share: loads of any alignment, the layout of quantised activations, prefetch distances.
+ * Included by one .c file per instruction set; everything here is static. */
+#ifndef CT_X86_COMMON_H
+#define CT_X86_COMMON_H
+
+#include <immintrin.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* Full unrolling of a loop whose trip count is a constant once its function is inlined: its arrays become registers. */
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
+
+static ALWAYS_INLINE uint16_t load_u16(const void *p)
+{
+    uint16_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static ALWAYS_INLINE uint32_t load_u32(const void *p)
+{
+    uint32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static ALWAYS_INLINE int32_t load_i32(const void *p)
+{
+    int32_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+static ALWAYS_INLINE uint64_t load_u64(const void *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/* ---- quantised activations -------------------------------------------------------------------------------------------
+ * A row of n_cols elements is int8 q[32 * n], then act_meta[n], n being its number of blocks rounded up to a multiple of
+ * ACT_GROUP; the blocks added are zeros, so that kernels may read whole groups. */
+
+enum { ACT_GROUP = 4 };
+
+/* Of one block of 32. The products use unsigned codes: with weights stored as code + b, dot = sum (code + b)*q - b*qsum, and
+ * minus_128_sum is that correction for b = 128; for b = 64 >> i it is shifted right by i + 1, which is exact. */
+typedef struct act_meta {
+    float a;                  /* scale */
+    float a_sum;              /* a * (float)qsum */
+    int32_t minus_128_sum;    /* -128 * qsum */
+    float a_half[2];          /* the same for the two halves of 16: a * (float)qsum */
+    int32_t minus_128_half[2];
+    uint32_t unused;
+} act_meta;
+
+/* sums: of four neighbouring activations each, [8] */
+static ALWAYS_INLINE act_meta make_meta(float a, const int32_t sums[8])
+{
+    int32_t first = sums[0] + sums[1] + sums[2] + sums[3], second = sums[4] + sums[5] + sums[6] + sums[7];
+    return (act_meta){
+        .a = a,
+        .a_sum = a * (float)(first + second),
+        .minus_128_sum = -128 * (first + second),
+        .a_half = {a * (float)first, a * (float)second},
+        .minus_128_half = {-128 * first, -128 * second},
+    };
+}
+
+static ALWAYS_INLINE size_t act_blocks(size_t n_cols)
+{
+    return (n_cols / CT_ACT_BLOCK + ACT_GROUP - 1) / ACT_GROUP * ACT_GROUP;
+}
+
+static ALWAYS_INLINE const act_meta *act_meta_of(const void *act, size_t n_cols)
+{
+    return (const act_meta *)(const void *)((const uint8_t *)act + act_blocks(n_cols) * CT_ACT_BLOCK);
+}
+
+/* ---- prefetch --------------------------------------------------------------------------------------------------------
+ * A matrix-vector product reads a group of rows side by side. Where to prefetch, as an offset to what a row reads at byte `pos`:
+ * PREFETCH_BYTES further on, in the row below by one group when the row ends before that (the rows of a group follow each other,
+ * so nothing is left out). An address past the matrix is harmless, as prefetches do not fault; it is computed as an integer. */
+
+enum { PREFETCH_BYTES = 1024 };
+
+static ALWAYS_INLINE size_t prefetch_offset(size_t pos, size_t row_bytes, size_t group_rows)
+{
+    size_t distance = row_bytes < PREFETCH_BYTES ? row_bytes : PREFETCH_BYTES;
+    return pos + distance < row_bytes ? pos + distance : pos + distance + (group_rows - 1) * row_bytes;
+}
+
+static ALWAYS_INLINE void prefetch(const void *p, size_t offset)
+{
+    _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T0);
+}
+
+#endif
