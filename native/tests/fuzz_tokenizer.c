@@ -1,6 +1,6 @@
-/* fuzz_tokenizer.c: any bytes through tokenizers of every kind of pre-tokenizer. What must hold: the ids are in the vocabulary and
- * never more than n_bytes + 2; decoding them with special tokens shown gives the bytes back; the UTF-8 stream gives the same
- * characters wherever its input is cut.
+/* fuzz_tokenizer.c: any bytes through tokenizers of every kind of pre-tokenizer. What must hold: the ids are in the vocabulary
+ * and never more than n_bytes + 2; decoding them with special tokens shown gives the bytes back; the UTF-8 stream gives the
+ * same characters wherever its input is cut.
  *
  * The first byte of the input picks the pre-tokenizer and the options. */
 #include "tests/vocab.h"

@@ -205,7 +205,8 @@ static inline test_guarded test_guarded_map(size_t n_bytes, bool at_front)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE), usable = (n_bytes + page - 1) / page * page;
     uint8_t *map = (uint8_t *)mmap(NULL, usable + 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if ((void *)map == MAP_FAILED || mprotect(map, page, PROT_NONE) != 0 || mprotect(map + page + usable, page, PROT_NONE) != 0) {
+    bool ok = (void *)map != MAP_FAILED && mprotect(map, page, PROT_NONE) == 0;
+    if (!ok || mprotect(map + page + usable, page, PROT_NONE) != 0) {
         fprintf(stderr, "test: no memory for %zu guarded bytes\n", n_bytes);
         exit(2);
     }

@@ -235,9 +235,9 @@ static void check_y(const ct_kernels *k, const int_case *c, const char *how, con
         for (size_t r = 0; r < (t + 1 < c->n_tok ? y_stride : c->n_rows); r++) {
             float got = y[t * y_stride + r];
             if (r >= c->n_rows) {
-                if (!CHECK_MSG(bits_of(got) == CANARY, "%s %s, %s: wrote behind the rows of token %zu", k->name, how, c->label, t))
-                    return;
-                continue;
+                if (CHECK_MSG(bits_of(got) == CANARY, "%s %s, %s: wrote behind the rows of token %zu", k->name, how, c->label, t))
+                    continue;
+                return;
             }
             float want = c->want[t * c->n_rows + r];
             if (!CHECK_MSG(same(got, want), "%s %s, %s: row %zu of token %zu is %.9g, not %.9g", k->name, how, c->label, r, t,
@@ -261,8 +261,8 @@ static void check_set(const ct_kernels *k, const int_case *c)
             if (unpacked)
                 k->unpack[c->type](panel.data, c->w + r * c->row_bytes, c->row_bytes, n, c->n_cols);
             else
-                k->pack_panel(panel.data, c->codes + r * c->n_cols, c->d + r * c->n_sub, c->has_min ? c->m + r * c->n_sub : NULL,
-                              n, c->n_cols, c->sub_elems, c->has_min);
+                k->pack_panel(panel.data, c->codes + r * c->n_cols, c->d + r * c->n_sub,
+                              c->has_min ? c->m + r * c->n_sub : NULL, n, c->n_cols, c->sub_elems, c->has_min);
             k->gemm_i8(floats(&y) + r, y_stride, panel.data, act.data, act_stride, n, c->n_cols, c->n_tok, c->sub_elems,
                        c->has_min);
             if (n > 1 && r == 0) { /* fewer rows than the panel has: the same values again */
@@ -288,7 +288,7 @@ static void check_set(const ct_kernels *k, const int_case *c)
     test_guarded_free(&act);
 }
 
-/* c->want from scalar.c, and that against float64 over weights w64 [n_rows, n_cols] (NULL: d * code + m). */
+/* c->want from scalar.c, and that against float64 over the decoded weights w32 [n_rows, n_cols] (NULL: d * code + m). */
 static void reference(int_case *c, const float *w32)
 {
     const ct_kernels *k = scalar();
@@ -326,8 +326,8 @@ static void reference(int_case *c, const float *w32)
             }
             double bound = ((double)(2 * c->n_sub) + 8.0) * (double)EPS * magnitude + (double)c->n_sub * 1e-42;
             double got = (double)c->want[t * c->n_rows + r];
-            if (!CHECK_MSG(fabs(got - sum) <= bound, "scalar, %s: row %zu of token %zu is %.9g, not %.9g within %g", c->label, r,
-                           t, got, sum, bound))
+            if (!CHECK_MSG(fabs(got - sum) <= bound, "scalar, %s: row %zu of token %zu is %.9g, not %.9g within %g", c->label,
+                           r, t, got, sum, bound))
                 break;
         }
     }
@@ -341,7 +341,8 @@ static void run_type_case(test_rng *rng, const ct_type_info *info, const scale_f
                   .has_min = info->has_min};
     size_t row_bytes = n_cols / info->block_elems * info->block_bytes;
     c.row_bytes = row_bytes + 2 * test_below(rng, 2) * (1 + test_below(rng, 9)); /* the rows of a wider matrix, too */
-    snprintf(c.label, sizeof c.label, "%s [%zu, %zu] x %zu tokens, data %d/%d", info->name, n_rows, n_cols, n_tok, w_kind, x_kind);
+    snprintf(c.label, sizeof c.label, "%s [%zu, %zu] x %zu tokens, data %d/%d", info->name, n_rows, n_cols, n_tok, w_kind,
+             x_kind);
     size_t n_bytes = n_rows > 0 ? (n_rows - 1) * c.row_bytes + row_bytes : 0;
     test_guarded w = test_guarded_alloc(n_bytes);
     c.w = w.data;
@@ -403,11 +404,13 @@ TEST(integer_products_of_synthetic_codes)
     for (size_t i = 0; i < 96; i++) {
         int_case c = {.type = CT_N_TYPES, .n_rows = 1 + i * 5 % 70, .n_cols = 32 * (1 + i * 3 % 23), .n_tok = 1 + i * 7 % 13,
                       .sub_elems = i % 2 ? 16 : 32, .has_min = i / 2 % 2};
-        snprintf(c.label, sizeof c.label, "codes of %zu%s [%zu, %zu] x %zu tokens", c.sub_elems, c.has_min ? " with minimum" : "",
-                 c.n_rows, c.n_cols, c.n_tok);
+        snprintf(c.label, sizeof c.label, "codes of %zu%s [%zu, %zu] x %zu tokens", c.sub_elems,
+                 c.has_min ? " with minimum" : "", c.n_rows, c.n_cols, c.n_tok);
         int_case_alloc(&c);
-        for (size_t j = 0; j < c.n_rows * c.n_cols; j++)
-            c.codes[j] = (int8_t)(i % 3 == 1 ? -128 : i % 3 == 2 ? 127 - (int)(255 * test_below(&rng, 2)) : (int)test_u64(&rng));
+        for (size_t j = 0; j < c.n_rows * c.n_cols; j++) {
+            int extreme = test_below(&rng, 2) ? 127 : -128;
+            c.codes[j] = (int8_t)(i % 3 == 1 ? -128 : i % 3 == 2 ? extreme : (int)(test_u64(&rng) & 255) - 128);
+        }
         for (size_t j = 0; j < c.n_rows * c.n_sub; j++) {
             c.d[j] = ldexpf(test_uniform(&rng), (int)test_below(&rng, 24) - 12);
             c.m[j] = ldexpf(test_uniform(&rng), (int)test_below(&rng, 24) - 12);
@@ -481,8 +484,9 @@ TEST(quantised_activations)
 TEST(hostile_numbers_stay_inside)
 {
     enum { N = 160 };
+    static const float hostile[7] = {NAN, INFINITY, -INFINITY, FLT_MAX, 1.0f, -FLT_MAX, 0.0f};
     float x[N];
-    for (size_t i = 0; i < N; i++) x[i] = i % 7 == 0 ? NAN : i % 7 == 1 ? INFINITY : i % 7 == 2 ? -INFINITY : i % 7 == 3 ? FLT_MAX : 1.0f;
+    for (size_t i = 0; i < N; i++) x[i] = hostile[i % 7];
     test_guarded xg = floats_copy(x, N);
     FOR_SETS(k) {
         test_guarded act = aligned_alloc_guarded(k->act_bytes(N)), panel = aligned_alloc_guarded(k->panel_bytes(N));
@@ -517,7 +521,8 @@ TEST(hostile_numbers_stay_inside)
 
 static void run_gemm_f32(test_rng *rng, size_t n_rows, size_t n_cols, size_t n_tok)
 {
-    size_t w_stride = n_cols + test_below(rng, 4), x_stride = n_cols + test_below(rng, 4), y_stride = n_rows + test_below(rng, 4);
+    size_t w_stride = n_cols + test_below(rng, 4), x_stride = n_cols + test_below(rng, 4);
+    size_t y_stride = n_rows + test_below(rng, 4);
     size_t n_w = n_rows ? (n_rows - 1) * w_stride + n_cols : 0, n_x = n_tok ? (n_tok - 1) * x_stride + n_cols : 0;
     size_t n_y = n_tok ? (n_tok - 1) * y_stride + n_rows : 0;
     test_guarded w = floats_alloc(n_w), x = floats_alloc(n_x), want = floats_alloc(n_y);
@@ -569,13 +574,14 @@ TEST(float_matrix_by_vector)
         ct_type type = types[i % 3];
         const ct_type_info *info = ct_type_get((uint32_t)type);
         size_t n_rows = i < 300 ? i / 3 % 21 : 5, n_cols = i < 300 ? i / 3 : 4 * i + 1, size = info->block_bytes;
-        size_t row_bytes = (n_cols + test_below(&rng, 3)) * size, n_bytes = n_rows ? (n_rows - 1) * row_bytes + n_cols * size : 0;
+        size_t row_bytes = (n_cols + test_below(&rng, 3)) * size;
+        size_t n_bytes = n_rows ? (n_rows - 1) * row_bytes + n_cols * size : 0;
         test_guarded w = test_guarded_alloc(n_bytes), x = floats_alloc(n_cols);
         float *w32 = must_alloc(n_rows * n_cols, sizeof(float)), *want = must_alloc(n_rows, sizeof(float));
         for (size_t r = 0; r < n_rows; r++)
             for (size_t c = 0; c < n_cols; c++) {
                 float v = test_uniform(&rng);
-                uint16_t h = type == CT_F16 ? (uint16_t)(random_scale(&rng, (int)(i % N_W_KINDS))) : (uint16_t)(bits_of(v) >> 16);
+                uint16_t h = type == CT_F16 ? random_scale(&rng, (int)(i % N_W_KINDS)) : (uint16_t)(bits_of(v) >> 16);
                 memcpy(w.data + r * row_bytes + c * size, type == CT_F32 ? (const void *)&v : (const void *)&h, size);
             }
         for (size_t r = 0; r < n_rows; r++) info->decode_f32(w.data + r * row_bytes, n_cols, w32 + r * n_cols);
@@ -626,8 +632,8 @@ TEST(conversion_from_halfs)
         }
         k->bf16_to_f32(floats(&y), halfs(&x), ALL);
         for (uint32_t i = 0; i < ALL; i++)
-            if (!CHECK_MSG(bits_of(floats(&y)[i]) == i << 16 || isnan(floats(&y)[i]), "%s bf16_to_f32: 0x%04x is 0x%08x", k->name,
-                           i, bits_of(floats(&y)[i])))
+            if (!CHECK_MSG(bits_of(floats(&y)[i]) == i << 16 || isnan(floats(&y)[i]), "%s bf16_to_f32: 0x%04x is 0x%08x",
+                           k->name, i, bits_of(floats(&y)[i])))
                 break;
         test_guarded_free(&y);
         for (size_t n = 0; n < 70; n++) { /* every tail, at odd places */
@@ -998,7 +1004,8 @@ static void check_attention_f64(const attn_case *c, const char *label, const flo
         CHECK_NEAR(m[i], top, score_error + 1e-42);
         for (size_t lane = 0; lane < 16; lane++) lanes += (double)l[i * 16 + lane];
         for (size_t p = 0; p < PAGES; p++)
-            for (int32_t j = c->begin[p * c->n_q + i]; j < c->end[p * c->n_q + i]; j++) sum += exp(score[p * 32 + (size_t)j] - top);
+            for (int32_t j = c->begin[p * c->n_q + i]; j < c->end[p * c->n_q + i]; j++)
+                sum += exp(score[p * 32 + (size_t)j] - top);
         CHECK_NEAR(lanes, sum, sum * 2.0 * tolerance);
         for (size_t d = 0; d < c->d_v; d++) {
             double want = 0.0;
@@ -1054,8 +1061,8 @@ static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, boo
         float *m2 = m + n_q, *l2 = l + n_q * 16, *o2 = o + n_q * d_v;
         attend(k, &c, m2, l2, o2);
         for (size_t i = 0; i < n_q * d_v; i++)
-            if (!CHECK_MSG(same(o2[i], o[i]), "%s %s: o of query %zu, value %zu is %a, not %a", k->name, label, i / d_v, i % d_v,
-                           (double)o2[i], (double)o[i]))
+            if (!CHECK_MSG(same(o2[i], o[i]), "%s %s: o of query %zu, value %zu is %a, not %a", k->name, label, i / d_v,
+                           i % d_v, (double)o2[i], (double)o[i]))
                 break;
         for (size_t i = 0; i < n_q * 16; i++)
             if (!CHECK_MSG(same(l2[i], l[i]), "%s %s: l of query %zu, lane %zu is %a, not %a", k->name, label, i / 16, i % 16,
@@ -1082,7 +1089,8 @@ static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, boo
 
 TEST(attention)
 {
-    static const size_t sizes[][2] = {{64, 64}, {128, 128}, {4, 4}, {64, 32}, {12, 20}, {80, 80}, {36, 100}, {8, 256}, {192, 28}};
+    static const size_t sizes[][2] = {{64, 64}, {128, 128}, {4, 4},    {64, 32}, {12, 20},
+                                      {80, 80}, {36, 100},  {8, 256}, {192, 28}};
     static const size_t queries[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 33, 64};
     test_rng rng = {12};
     size_t round = 0;

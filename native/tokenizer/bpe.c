@@ -26,6 +26,7 @@ typedef struct bpe {
     size_t mask;
     uint64_t seed;
     int32_t byte_id[256];  /* -1 where the vocabulary has no token for a byte */
+    bool all_bytes;        /* it has one for each */
     ct_vocab_index words;  /* kept only to ignore merges: slots are NULL otherwise */
 } bpe;
 
@@ -53,7 +54,11 @@ static size_t decode(ct_str text, uint8_t *out)
             out[n++] = *p++;
             continue;
         }
-        ct_char c = ct_char_at(p, end);
+        ct_char c = {CT_NO_CODE, 0, 2};
+        if (*p >= 0xC2 && *p <= 0xC5 && end - p > 1 && (p[1] & 0xC0) == 0x80)
+            c.code = (*p & 0x1Fu) << 6 | (p[1] & 0x3Fu); /* the alphabet reaches to U+0143: two bytes at most */
+        else
+            c = ct_char_at(p, end);
         int byte = alphabet_byte(c.code);
         if (byte >= 0)
             out[n++] = (uint8_t)byte;
@@ -88,9 +93,8 @@ static inline const merge *find_merge(const bpe *b, int32_t left, int32_t right)
     }
 }
 
-static void add_merge(bpe *b, int32_t left, int32_t right, uint32_t rank, int32_t id)
+static void add_merge(bpe *b, uint64_t key, uint32_t rank, int32_t id)
 {
-    uint64_t key = pair_key(left, right);
     size_t i = pair_slot(b, key);
     for (; b->merges[i].key != 0; i = (i + 1) & b->mask)
         if (b->merges[i].key == key) return; /* the first rank wins */
@@ -99,49 +103,91 @@ static void add_merge(bpe *b, int32_t left, int32_t right, uint32_t rank, int32_
 
 static bool is_token(const ct_vocab *vocab, int32_t id, const uint8_t *bytes, size_t n_bytes)
 {
-    return id >= 0 && id < vocab->n && ct_vocab_size(vocab, id) == n_bytes && memcmp(ct_vocab_bytes(vocab, id), bytes, n_bytes) == 0;
+    return id >= 0 && id < vocab->n && ct_vocab_size(vocab, id) == n_bytes &&
+           memcmp(ct_vocab_bytes(vocab, id), bytes, n_bytes) == 0;
 }
 
+/* A merge on its way from the file into the table. */
+typedef struct reading {
+    ct_str text;
+    const uint8_t *bytes; /* of both parts */
+    size_t n_left, n_right;
+    uint64_t left_hash, right_hash;
+    uint64_t key;
+    int32_t joined;       /* -1: this merge makes a token that text must not become */
+} reading;
+
+/* Cuts "A B" at the space and turns both parts into bytes, at `bytes`. */
+static cactus_status parse_merge(reading *r, const ct_vocab_index *index, ct_str text, uint64_t rank, uint8_t *bytes,
+                                 cactus_error *err)
+{
+    char quoted[CT_QUOTED_BYTES];
+    const char *space = text.size > 1 ? memchr(text.data + 1, ' ', text.size - 1) : NULL;
+    if (space == NULL)
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "merge %llu, \"%s\", is not two tokens with a space between them",
+                       (unsigned long long)rank, ct_quote(text, quoted));
+    size_t n_first = (size_t)(space - text.data);
+    r->text = text;
+    r->bytes = bytes;
+    r->n_left = decode((ct_str){text.data, n_first}, bytes);
+    r->n_right = decode((ct_str){space + 1, text.size - n_first - 1}, bytes + r->n_left);
+    r->left_hash = ct_vocab_prefetch(index, bytes, r->n_left);
+    r->right_hash = ct_vocab_prefetch(index, bytes + r->n_left, r->n_right);
+    return CACTUS_OK;
+}
+
+/* Finds the tokens of a merge. *joined is what the merge before it made: merges mostly come in the order of the tokens that
+ * they make, so that one or the next is a good guess. */
+static cactus_status resolve_merge(reading *r, const bpe *b, const ct_vocab *vocab, const ct_vocab_index *index, uint64_t rank,
+                                   int32_t *joined, cactus_error *err)
+{
+    char quoted[CT_QUOTED_BYTES];
+    size_t n_bytes = r->n_left + r->n_right;
+    int32_t left = ct_vocab_find_hashed(vocab, index, r->left_hash, r->bytes, r->n_left);
+    int32_t right = ct_vocab_find_hashed(vocab, index, r->right_hash, r->bytes + r->n_left, r->n_right);
+    if (!is_token(vocab, *joined, r->bytes, n_bytes) && !is_token(vocab, ++*joined, r->bytes, n_bytes))
+        *joined = ct_vocab_find(vocab, index, r->bytes, n_bytes);
+    if (left < 0 || right < 0 || *joined < 0)
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "merge %llu, \"%s\": %s is no token of the vocabulary",
+                       (unsigned long long)rank, ct_quote(r->text, quoted),
+                       left < 0 ? "its left part" : right < 0 ? "its right part" : "what it makes");
+    r->key = pair_key(left, right);
+    r->joined = ct_vocab_is_text(vocab, *joined) ? *joined : -1;
+    CT_PREFETCH(&b->merges[pair_slot(b, r->key)]);
+    return CACTUS_OK;
+}
+
+/* Both tables are larger than the caches, so merges are read in batches, each step for the whole batch: what one step touches,
+ * the one before has prefetched. */
 static cactus_status load_merges(bpe *b, const ct_vocab *vocab, const ct_vocab_index *index, const ct_gguf_kv *kv,
                                  cactus_error *err)
 {
-    uint8_t *bytes = NULL;
+    enum { BATCH = 32 };
+    reading batch[BATCH];
+    uint8_t *bytes = NULL; /* of the batch's merges, end to end */
     size_t capacity = 0, offset = 0;
-    int32_t joined = -1;
+    int32_t joined = 0;
     cactus_status status = CACTUS_OK;
-    char quoted[CT_QUOTED_BYTES];
-    for (uint64_t rank = 0; rank < kv->count; rank++) {
-        ct_str text = ct_gguf_array_next_str(kv, &offset);
-        const char *space = text.size > 1 ? memchr(text.data + 1, ' ', text.size - 1) : NULL;
-        if (space == NULL) {
-            status = ct_fail(err, CACTUS_ERROR_FORMAT, "merge %llu, \"%s\", is not two tokens with a space between them",
-                             (unsigned long long)rank, ct_quote(text, quoted));
-            break;
-        }
-        if (text.size > capacity) {
+    for (uint64_t rank = 0; rank < kv->count && status == CACTUS_OK; rank += BATCH) {
+        int n = kv->count - rank < BATCH ? (int)(kv->count - rank) : BATCH;
+        size_t batch_offset = offset, n_bytes = 0;
+        for (int i = 0; i < n; i++) n_bytes += ct_gguf_array_next_str(kv, &batch_offset).size;
+        if (n_bytes > capacity) {
             ct_free(bytes);
-            capacity = text.size + 256;
+            capacity = 2 * n_bytes;
             bytes = ct_alloc(capacity, 1);
-            if (bytes == NULL) {
-                status = ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for a merge of %zu bytes", text.size);
-                break;
-            }
+            if (bytes == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for merges of %zu bytes", n_bytes);
         }
-        size_t n_first = (size_t)(space - text.data);
-        ct_str first = {text.data, n_first}, second = {space + 1, text.size - n_first - 1};
-        size_t n_left = decode(first, bytes), n_right = decode(second, bytes + n_left);
-        int32_t left = ct_vocab_find(vocab, index, bytes, n_left), right = ct_vocab_find(vocab, index, bytes + n_left, n_right);
-        /* Merges mostly come in the order of the tokens that they make: the last one's token or the next is a good guess. */
-        if (!is_token(vocab, joined, bytes, n_left + n_right)) {
-            joined = joined >= 0 ? joined + 1 : joined;
-            if (!is_token(vocab, joined, bytes, n_left + n_right)) joined = ct_vocab_find(vocab, index, bytes, n_left + n_right);
+        uint8_t *at = bytes;
+        for (int i = 0; i < n && status == CACTUS_OK; i++) {
+            ct_str text = ct_gguf_array_next_str(kv, &offset);
+            status = parse_merge(&batch[i], index, text, rank + (uint64_t)i, at, err);
+            at += text.size;
         }
-        if (left < 0 || right < 0 || joined < 0) {
-            status = ct_fail(err, CACTUS_ERROR_FORMAT, "merge %llu, \"%s\": %s is no token of the vocabulary", (unsigned long long)rank,
-                             ct_quote(text, quoted), left < 0 ? "its left part" : right < 0 ? "its right part" : "what it makes");
-            break;
-        }
-        if (ct_vocab_is_text(vocab, joined)) add_merge(b, left, right, (uint32_t)rank, joined);
+        for (int i = 0; i < n && status == CACTUS_OK; i++)
+            status = resolve_merge(&batch[i], b, vocab, index, rank + (uint64_t)i, &joined, err);
+        for (int i = 0; i < n && status == CACTUS_OK; i++)
+            if (batch[i].joined >= 0) add_merge(b, batch[i].key, (uint32_t)rank + (uint32_t)i, batch[i].joined);
     }
     ct_free(bytes);
     return status;
@@ -163,8 +209,8 @@ static cactus_status load(cactus_tokenizer *tokenizer, const ct_gguf *gguf, ct_v
     cactus_status status = ct_gguf_get_array(gguf, "tokenizer.ggml.merges", CT_GGUF_STRING, &kv, NULL, err);
     if (status != CACTUS_OK) return status;
     if (kv->count > MAX_MERGES)
-        return ct_fail(err, CACTUS_ERROR_FORMAT, "tokenizer.ggml.merges has %llu entries, more than %d", (unsigned long long)kv->count,
-                       MAX_MERGES);
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "tokenizer.ggml.merges has %llu entries, more than %d",
+                       (unsigned long long)kv->count, MAX_MERGES);
 
     size_t n_slots = ct_hash_slots((size_t)kv->count);
     bpe *b = ct_alloc(1, sizeof *b);
@@ -175,10 +221,12 @@ static cactus_status load(cactus_tokenizer *tokenizer, const ct_gguf *gguf, ct_v
     }
     b->mask = n_slots - 1;
     b->seed = ct_hash_seed(b);
+    b->all_bytes = true;
     for (int i = 0; i < 256; i++) {
         uint8_t byte = (uint8_t)i;
         int32_t id = ct_vocab_find(vocab, index, &byte, 1);
         b->byte_id[i] = id >= 0 && ct_vocab_is_text(vocab, id) ? id : -1;
+        b->all_bytes = b->all_bytes && b->byte_id[i] >= 0;
     }
     status = load_merges(b, vocab, index, kv, err);
     if (status != CACTUS_OK) {
@@ -242,8 +290,8 @@ static void push(uint64_t *heap, size_t *n, uint64_t value)
     heap[at] = value;
 }
 
-/* O(n log n) in the length of the word. An entry of the heap whose piece has got another rank since is stale. Every merge takes
- * one entry and adds at most two, so there are never more than 2 n. */
+/* Merges a word, or a part of one, whose bytes all have tokens. O(n log n) in its length. An entry of the heap whose piece has got
+ * another rank since is stale. Every merge takes one entry and adds at most two, so there are never more than 2 n. */
 static cactus_status encode_long(session *s, const uint8_t *word, size_t n_bytes)
 {
     if (n_bytes > s->capacity) {
@@ -254,14 +302,9 @@ static cactus_status encode_long(session *s, const uint8_t *word, size_t n_bytes
         s->capacity = s->pieces != NULL && s->heap != NULL ? n_bytes : 0;
         if (s->capacity == 0) return ct_fail(s->err, CACTUS_ERROR_MEMORY, "no memory to tokenize a word of %zu bytes", n_bytes);
     }
-    uint32_t n = 0;
-    for (size_t i = 0; i < n_bytes; i++) {
-        int32_t id = s->bpe->byte_id[word[i]];
-        if (id < 0) continue;
-        s->pieces[n] = (piece){.id = id, .prev = n - 1, .next = n + 1}; /* n - 1 wraps to NO_PIECE */
-        n++;
-    }
-    if (n == 0) return CACTUS_OK;
+    uint32_t n = (uint32_t)n_bytes;
+    for (uint32_t i = 0; i < n; i++)
+        s->pieces[i] = (piece){.id = s->bpe->byte_id[word[i]], .prev = i - 1, .next = i + 1}; /* 0 - 1 wraps to NO_PIECE */
     s->pieces[n - 1].next = NO_PIECE;
 
     size_t n_heap = 0;
@@ -296,15 +339,13 @@ static cactus_status encode_long(session *s, const uint8_t *word, size_t n_bytes
     return CACTUS_OK;
 }
 
-/* The same for a word of at most SHORT_WORD bytes: every step looks at all pairs that are left. */
+/* The same for 1 to SHORT_WORD bytes: every step looks at all pairs that are left. */
 static void encode_short(const session *s, const uint8_t *word, size_t n_bytes)
 {
     int32_t id[SHORT_WORD], joined[SHORT_WORD]; /* joined[i], rank[i]: the merge of pieces i and i + 1 */
     uint32_t rank[SHORT_WORD];
-    size_t n = 0;
-    for (size_t i = 0; i < n_bytes; i++)
-        if (s->bpe->byte_id[word[i]] >= 0) id[n++] = s->bpe->byte_id[word[i]];
-    if (n == 0) return;
+    size_t n = n_bytes;
+    for (size_t i = 0; i < n; i++) id[i] = s->bpe->byte_id[word[i]];
     rank[n - 1] = NO_RANK;
     joined[n - 1] = -1;
     for (size_t i = 0; i + 1 < n; i++) {
@@ -337,6 +378,13 @@ static void encode_short(const session *s, const uint8_t *word, size_t n_bytes)
     for (size_t i = 0; i < n; i++) ct_put_id(s->sink, id[i]);
 }
 
+static cactus_status encode_run(session *s, const uint8_t *run, size_t n_bytes)
+{
+    if (n_bytes > SHORT_WORD) return encode_long(s, run, n_bytes);
+    encode_short(s, run, n_bytes);
+    return CACTUS_OK;
+}
+
 static cactus_status encode_word(void *ctx, const uint8_t *word, size_t n_bytes)
 {
     session *s = ctx;
@@ -347,9 +395,16 @@ static cactus_status encode_word(void *ctx, const uint8_t *word, size_t n_bytes)
             return CACTUS_OK;
         }
     }
-    if (n_bytes > SHORT_WORD) return encode_long(s, word, n_bytes);
-    encode_short(s, word, n_bytes);
-    return CACTUS_OK;
+    if (s->bpe->all_bytes) return encode_run(s, word, n_bytes);
+
+    /* A byte without a token is left out, and nothing merges across it: so does llama.cpp, and SmolLM2 lacks 21 of them. */
+    const uint8_t *end = word + n_bytes;
+    for (const uint8_t *run = word, *p = word;; p++) {
+        if (p < end && s->bpe->byte_id[*p] >= 0) continue;
+        cactus_status status = p > run ? encode_run(s, run, (size_t)(p - run)) : CACTUS_OK;
+        if (status != CACTUS_OK || p == end) return status;
+        run = p + 1;
+    }
 }
 
 static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,

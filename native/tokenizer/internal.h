@@ -49,6 +49,17 @@ typedef struct ct_vocab_index {
 /* The token of exactly these bytes, or -1. Of several, a normal token comes before the others. */
 int32_t ct_vocab_find(const ct_vocab *vocab, const ct_vocab_index *index, const void *bytes, size_t n_bytes);
 
+/* The same in two steps, between which memory has time to arrive: the first prefetches and returns what the second wants. */
+uint64_t ct_vocab_prefetch(const ct_vocab_index *index, const void *bytes, size_t n_bytes);
+int32_t ct_vocab_find_hashed(const ct_vocab *vocab, const ct_vocab_index *index, uint64_t hash, const void *bytes,
+                             size_t n_bytes);
+
+#if defined(__GNUC__)
+#define CT_PREFETCH(address_) __builtin_prefetch(address_)
+#else
+#define CT_PREFETCH(address_) ((void)(address_))
+#endif
+
 /* A number that differs from call to call; not secret. */
 uint64_t ct_hash_seed(const void *any);
 

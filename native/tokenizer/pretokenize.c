@@ -1,8 +1,8 @@
 /* pretokenize.c: cutting text into the words that byte-pair merges stay inside of.
  *
- * Each vocabulary was trained behind a regular expression, and only the same cuts give the same tokens. The expressions are few;
- * each is a hand-written matcher here, which runs in linear time where a backtracking engine need not. A matcher finds the end
- * of the first match at a position; some vocabularies apply several in turn, each to the pieces that the one before left
+ * Each vocabulary was trained behind a regular expression, and only the same cuts give the same tokens. The expressions are
+ * few; each is a hand-written matcher here, which runs in linear time where a backtracking engine need not. A matcher finds the
+ * end of the first match at a position; some vocabularies apply several in turn, each to the pieces that the one before left
  * (a match is a piece, and so is what lies between two matches).
  *
  * Sources: the expressions are facts of the models' tokenizer.json; the names are those that llama.cpp writes to and accepts in
@@ -138,8 +138,8 @@ static const uint8_t *next_llama3(const pre_stage *stage, const uint8_t *p, cons
     return next_non_word(stage, c, p, end);
 }
 
-/* [Lu Lt Lm Lo M]*[Ll Lm Lo M]+ at p, or NULL. The star takes all it can; if no lower-case letter follows, it gives back down to
- * the last character that is in both sets. */
+/* [Lu Lt Lm Lo M]*[Ll Lm Lo M]+ at p, or NULL. The star takes all it can; if no lower-case letter follows, it gives back down
+ * to the last character that is in both sets. */
 static const uint8_t *cased_word(const uint8_t *p, const uint8_t *end)
 {
     const uint8_t *after_both = NULL;
@@ -151,8 +151,8 @@ static const uint8_t *cased_word(const uint8_t *p, const uint8_t *end)
     return (c.set & LOW) != 0 ? skip(p, end, LOW | UNCASED | CT_SET_M) : after_both;
 }
 
-/* [^\r\n\p{L}\p{N}]?[Lu Lt Lm Lo M]*[Ll Lm Lo M]+C?|[^\r\n\p{L}\p{N}]?[Lu Lt Lm Lo M]+[Ll Lm Lo M]*C? and the rest, where C is a
- * contraction: words are cut before a capital inside them. */
+/* [^\r\n\p{L}\p{N}]?[Lu Lt Lm Lo M]*[Ll Lm Lo M]+C?|[^\r\n\p{L}\p{N}]?[Lu Lt Lm Lo M]+[Ll Lm Lo M]*C? and the rest, where C
+ * is a contraction: words are cut before a capital inside them. */
 static const uint8_t *next_cased(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
 {
     const unsigned upper = UP | UNCASED | CT_SET_M;
@@ -232,7 +232,10 @@ static const uint8_t *next_three_digits(const pre_stage *stage, const uint8_t *p
     return end;
 }
 
-static bool is_ideograph_or_kana(ct_char c) { return (c.code >= 0x4E00 && c.code <= 0x9FA5) || (c.code >= 0x3040 && c.code <= 0x30FF); }
+static bool is_ideograph_or_kana(ct_char c)
+{
+    return (c.code >= 0x4E00 && c.code <= 0x9FA5) || (c.code >= 0x3040 && c.code <= 0x30FF);
+}
 
 /* [U+4E00 … U+9FA5, U+3040 … U+30FF]+; else what lies before it. */
 static const uint8_t *next_ideographs(const pre_stage *stage, const uint8_t *p, const uint8_t *end)

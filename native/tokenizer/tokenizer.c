@@ -12,17 +12,26 @@
 enum {
     MAX_TOKENS = 1 << 24,
     MAX_TOKEN_BYTES = 65535,
+    MAX_SPECIAL_BYTES = 1024, /* bounds the time that one place of a text can take */
     MAX_TEXT_BYTES = INT32_MAX
 };
 
 /* tokenizer.ggml.token_type */
-enum { TYPE_UNDEFINED = 0, TYPE_NORMAL = 1, TYPE_UNKNOWN = 2, TYPE_CONTROL = 3, TYPE_USER_DEFINED = 4, TYPE_UNUSED = 5, TYPE_BYTE = 6 };
+enum {
+    TYPE_UNDEFINED = 0,
+    TYPE_NORMAL = 1,
+    TYPE_UNKNOWN = 2,
+    TYPE_CONTROL = 3,
+    TYPE_USER_DEFINED = 4,
+    TYPE_UNUSED = 5,
+    TYPE_BYTE = 6
+};
 
 static const ct_tokenizer_model *const models[] = {&ct_bpe_model};
 
 /* Control tokens by which chat models end a turn, in the order in which one is taken for the end-of-turn token where the file
- * names none; behind the gap, others after which nothing belongs to the answer: the end of a document, of a message or of a tool
- * call, and what opens the next file of a training document. The texts are those that llama.cpp goes by. */
+ * names none; then others after which nothing belongs to the answer: the end of a document, of a message or of a tool call, and
+ * what opens the next file of a training document. The texts are those that llama.cpp goes by. */
 static const char *const end_of_turn[] = {"<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<end_of_utterance>",
                                           "<turn|>", "<EOT>", "_<EOT>", "[EOT]"};
 static const char *const end_of_text[] = {
@@ -84,14 +93,32 @@ static uint64_t hash_bytes(const uint8_t *p, size_t n, uint64_t seed)
         h ^= h >> 32;
     }
     part = 0;
-    if (n > 0) memcpy(&part, p, n);
+    if (n >= 4) { /* both ends, which may overlap */
+        uint32_t head, tail;
+        memcpy(&head, p, 4);
+        memcpy(&tail, p + n - 4, 4);
+        part = (uint64_t)head << 32 | tail;
+    } else if (n > 0)
+        part = (uint64_t)p[0] << 16 | (uint64_t)p[n / 2] << 8 | p[n - 1];
     return ct_hash_mix(h ^ part);
+}
+
+uint64_t ct_vocab_prefetch(const ct_vocab_index *index, const void *bytes, size_t n_bytes)
+{
+    uint64_t hash = hash_bytes(bytes, n_bytes, index->seed);
+    CT_PREFETCH(&index->slots[(size_t)hash & index->mask]);
+    return hash;
 }
 
 int32_t ct_vocab_find(const ct_vocab *vocab, const ct_vocab_index *index, const void *bytes, size_t n_bytes)
 {
+    return ct_vocab_find_hashed(vocab, index, hash_bytes(bytes, n_bytes, index->seed), bytes, n_bytes);
+}
+
+int32_t ct_vocab_find_hashed(const ct_vocab *vocab, const ct_vocab_index *index, uint64_t hash, const void *bytes,
+                             size_t n_bytes)
+{
     if (n_bytes == 0) return -1;
-    uint64_t hash = hash_bytes(bytes, n_bytes, index->seed);
     for (size_t i = (size_t)hash & index->mask;; i = (i + 1) & index->mask) {
         uint64_t slot = index->slots[i];
         if (slot == 0) return -1;
@@ -156,8 +183,8 @@ static cactus_status read_tokens(cactus_tokenizer *t, const ct_gguf *gguf, ct_st
     if (status == CACTUS_OK) status = ct_gguf_get_array(gguf, "tokenizer.ggml.token_type", CT_GGUF_I32, &types, &typed, err);
     if (status != CACTUS_OK) return status;
     if (tokens->count == 0 || tokens->count > MAX_TOKENS)
-        return ct_fail(err, CACTUS_ERROR_FORMAT, "tokenizer.ggml.tokens has %llu entries, not 1 to %d", (unsigned long long)tokens->count,
-                       MAX_TOKENS);
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "tokenizer.ggml.tokens has %llu entries, not 1 to %d",
+                       (unsigned long long)tokens->count, MAX_TOKENS);
     if (typed && types->count != tokens->count)
         return ct_fail(err, CACTUS_ERROR_FORMAT, "tokenizer.ggml.token_type has %llu entries for %llu tokens",
                        (unsigned long long)types->count, (unsigned long long)tokens->count);
@@ -211,8 +238,8 @@ static cactus_status index_tokens(const ct_vocab *v, const ct_str *texts, ct_voc
         for (int32_t id = 0; id < v->n; id++) {
             if ((v->attr[id] == CACTUS_TOKEN_NORMAL) != normal || ct_vocab_size(v, id) == 0) continue;
             int32_t other = index_add(v, index, id);
-            if (other < 0 || texts[other].size != texts[id].size || memcmp(texts[other].data, texts[id].data, texts[id].size) != 0)
-                continue;
+            if (other < 0 || texts[other].size != texts[id].size) continue;
+            if (memcmp(texts[other].data, texts[id].data, texts[id].size) != 0) continue;
             char quoted[CT_QUOTED_BYTES];
             return ct_fail(err, CACTUS_ERROR_FORMAT, "tokens %d and %d are both \"%s\"", (int)(other < id ? other : id),
                            (int)(other < id ? id : other), ct_quote(texts[id], quoted));
@@ -306,6 +333,9 @@ static cactus_status collect_specials(const ct_vocab *v, int attrs, ct_special_s
     if (set->items == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for %zu special tokens", n);
     for (int32_t id = 0; id < v->n; id++) {
         if ((v->attr[id] & attrs) == 0 || ct_vocab_size(v, id) == 0) continue;
+        if (ct_vocab_size(v, id) > MAX_SPECIAL_BYTES)
+            return ct_fail(err, CACTUS_ERROR_FORMAT, "special token %d has %zu bytes, more than %d", (int)id, ct_vocab_size(v, id),
+                           MAX_SPECIAL_BYTES);
         set->items[set->n++] = (ct_special){ct_vocab_bytes(v, id), ct_vocab_size(v, id), id};
         set->starts[*ct_vocab_bytes(v, id)] = true;
     }
@@ -382,7 +412,8 @@ static cactus_status load_tokenizer(cactus_tokenizer *t, const ct_gguf *gguf, ct
     if (status == CACTUS_OK) status = read_special_ids(t, gguf, index, err);
     if (status == CACTUS_OK) status = collect_specials(&t->vocab, CACTUS_TOKEN_USER_DEFINED, &t->user_defined, err);
     if (status == CACTUS_OK)
-        status = collect_specials(&t->vocab, CACTUS_TOKEN_USER_DEFINED | CACTUS_TOKEN_CONTROL | CACTUS_TOKEN_UNKNOWN, &t->all_special, err);
+        status = collect_specials(&t->vocab, CACTUS_TOKEN_USER_DEFINED | CACTUS_TOKEN_CONTROL | CACTUS_TOKEN_UNKNOWN,
+                                  &t->all_special, err);
     if (status == CACTUS_OK) status = t->model->load(t, gguf, index, err);
     return status;
 }
@@ -422,7 +453,8 @@ cactus_status cactus_tokenizer_get_info(const cactus_tokenizer *t, cactus_tokeni
 {
     if (t == NULL || info == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "tokenizer and info must not be NULL");
     if (info->struct_size < sizeof info->struct_size)
-        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "info->struct_size is %u: set it to sizeof(cactus_tokenizer_info)", info->struct_size);
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "info->struct_size is %u: set it to sizeof(cactus_tokenizer_info)",
+                       info->struct_size);
     cactus_tokenizer_info full = {
         .struct_size = info->struct_size,
         .n_vocab = t->vocab.n,
@@ -484,8 +516,8 @@ static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size
     return t->model->encode(t, start, (size_t)(end - start), sink, err);
 }
 
-cactus_status cactus_tokenize(const cactus_tokenizer *t, const char *text, size_t n_bytes, int32_t add_special, int32_t parse_special,
-                              int32_t *ids, size_t capacity, size_t *n_ids, cactus_error *err)
+cactus_status cactus_tokenize(const cactus_tokenizer *t, const char *text, size_t n_bytes, int32_t add_special,
+                              int32_t parse_special, int32_t *ids, size_t capacity, size_t *n_ids, cactus_error *err)
 {
     if (n_ids != NULL) *n_ids = 0;
     if (t == NULL || n_ids == NULL || (text == NULL && n_bytes > 0) || (ids == NULL && capacity > 0))
