@@ -235,7 +235,7 @@ static void check_y(const ct_kernels *k, const int_case *c, const char *how, con
         for (size_t r = 0; r < (t + 1 < c->n_tok ? y_stride : c->n_rows); r++) {
             float got = y[t * y_stride + r];
             if (r >= c->n_rows) {
-                if (CHECK_MSG(bits_of(got) == CANARY, "%s %s, %s: wrote behind the rows of token %zu", k->name, how, c->label, t))
+                if (CHECK_MSG(bits_of(got) == CANARY, "%s %s, %s: wrote behind token %zu", k->name, how, c->label, t))
                     continue;
                 return;
             }

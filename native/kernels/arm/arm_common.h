@@ -1,6 +1,6 @@
 /* arm_common.h: what the ARM kernel sets share: the layout of quantised activations, the reading of blocks, matrix-vector
- * products over them, and the filling of panels. Each set includes it and is compiled with its own -march: dot16 below uses sdot
- * where the file may. */
+ * products over them, and the filling of panels. Each set includes it and is compiled with its own -march: arm_dot16 uses sdot
+ * where that allows it. */
 #ifndef CT_ARM_COMMON_H
 #define CT_ARM_COMMON_H
 
@@ -12,6 +12,9 @@
 /* Everything here is written once with the type, the sizes or the number of tokens as arguments, and instantiated with
  * constants: the branches on them are decided by the compiler. */
 #define ARM_INLINE static inline __attribute__((always_inline, unused))
+
+/* Before a loop whose count is such a constant, where gcc would else keep an array of vectors in memory. */
+#define ARM_UNROLL _Pragma("GCC unroll 16")
 
 enum {
     ARM_PANEL_ROWS = 32,
@@ -75,13 +78,15 @@ ARM_INLINE void arm_transpose(uint32x4_t r[4])
     r[3] = vreinterpretq_u32_u64(vtrn2q_u64(t1, t3));
 }
 
-/* The first n <= 4 of four floats */
+/* The first n of four floats. Without a loop, so that the loops around it unroll and their accumulators stay in registers. */
 ARM_INLINE float32x4_t arm_load_part(const float *p, size_t n)
 {
     if (n >= 4) return vld1q_f32(p);
-    float part[4] = {0};
-    for (size_t i = 0; i < n; i++) part[i] = p[i];
-    return vld1q_f32(part);
+    float32x2_t low = vdup_n_f32(0.0f), high = low;
+    if (n >= 2) low = vld1_f32(p);
+    if (n == 1) low = vld1_lane_f32(p, low, 0);
+    if (n == 3) high = vld1_lane_f32(p + 2, high, 0);
+    return vcombine_f32(low, high);
 }
 
 ARM_INLINE void arm_store_part(float *p, float32x4_t v, size_t n)
@@ -90,9 +95,9 @@ ARM_INLINE void arm_store_part(float *p, float32x4_t v, size_t n)
         vst1q_f32(p, v);
         return;
     }
-    float part[4];
-    vst1q_f32(part, v);
-    for (size_t i = 0; i < n; i++) p[i] = part[i];
+    if (n >= 2) vst1_f32(p, vget_low_f32(v));
+    if (n == 1) vst1q_lane_f32(p, v, 0);
+    if (n == 3) vst1q_lane_f32(p + 2, v, 2);
 }
 
 /* ---- blocks -------------------------------------------------------------------------------------------------------- */
@@ -225,7 +230,8 @@ ARM_INLINE uint32x4_t arm_u32_of_4(const uint8_t *const block[4], size_t at)
 enum { ARM_MAX_SUBS = 16 }; /* sub-blocks in a block */
 
 /* Scales and minima of all sub-blocks of four blocks (one of each of four rows): d[g], m[g] hold the four rows. */
-ARM_INLINE void arm_scales(ct_type type, const uint8_t *const block[4], float32x4_t d[ARM_MAX_SUBS], float32x4_t m[ARM_MAX_SUBS])
+ARM_INLINE void arm_scales(ct_type type, const uint8_t *const block[4], float32x4_t d[ARM_MAX_SUBS],
+                           float32x4_t m[ARM_MAX_SUBS])
 {
     if (type == CT_Q4_1 || type == CT_Q5_1) {
         uint32x4_t both = arm_u32_of_4(block, 0);
@@ -270,7 +276,8 @@ ARM_INLINE void arm_four_rows(const void *w, size_t row_bytes, size_t r, size_t 
 
 /* ---- matrix-vector products over blocks: four rows at a time, a lane per row ---------------------------------------- */
 
-ARM_INLINE void arm_matvec(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+ARM_INLINE void arm_matvec(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                           size_t n_cols)
 {
     const arm_shape shape = arm_shape_of(type);
     const size_t n_sub = shape.block_elems / shape.sub_elems;
@@ -282,12 +289,12 @@ ARM_INLINE void arm_matvec(ct_type type, float *y, const void *w, size_t row_byt
         for (size_t b = 0; b < n_cols / shape.block_elems; b++) {
             float32x4_t d[ARM_MAX_SUBS], m[ARM_MAX_SUBS];
             arm_scales(type, row, d, m);
-#pragma GCC unroll 16
+            ARM_UNROLL
             for (size_t g = 0; g < n_sub; g++) {
                 int8x16_t q0 = vld1q_s8(x.q + g * shape.sub_elems), q1 = q0;
                 int32x4_t part[4];
                 if (shape.sub_elems == 32) q1 = vld1q_s8(x.q + g * 32 + 16);
-#pragma GCC unroll 4
+                ARM_UNROLL
                 for (size_t i = 0; i < 4; i++) {
                     int8x16_t c[2];
                     arm_codes(type, row[i], g, c);
@@ -319,8 +326,8 @@ ARM_INLINE void arm_matvec(ct_type type, float *y, const void *w, size_t row_byt
 
 /* A set's own layout: puts sub-block g of the panel's rows 4 * quad … + 3. c[i]: codes of row i (c[i][1] where sub_elems is
  * 32); d, m: a lane per row. */
-typedef void (*arm_put_fn)(uint8_t *panel, size_t quad, size_t g, size_t n_sub, size_t sub_elems, bool has_min, int8x16_t c[4][2],
-                           float32x4_t d, float32x4_t m);
+typedef void (*arm_put_fn)(uint8_t *panel, size_t quad, size_t g, size_t n_sub, size_t sub_elems, bool has_min,
+                           int8x16_t c[4][2], float32x4_t d, float32x4_t m);
 
 /* Sets all bits in the lanes of rows r … r + 3 that exist. */
 ARM_INLINE uint32x4_t arm_live_rows(size_t r, size_t n_rows)
@@ -345,7 +352,8 @@ ARM_INLINE void arm_put_zeros(arm_put_fn put, uint8_t *panel, size_t from_quad, 
         }
 }
 
-ARM_INLINE void arm_unpack(arm_put_fn put, ct_type type, void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+ARM_INLINE void arm_unpack(arm_put_fn put, ct_type type, void *panel, const void *w, size_t row_bytes, size_t n_rows,
+                           size_t n_cols)
 {
     const arm_shape shape = arm_shape_of(type);
     const size_t block_subs = shape.block_elems / shape.sub_elems, n_sub = n_cols / shape.sub_elems;
@@ -357,10 +365,10 @@ ARM_INLINE void arm_unpack(arm_put_fn put, ct_type type, void *panel, const void
         for (size_t b = 0; b < n_cols / shape.block_elems; b++) {
             float32x4_t d[ARM_MAX_SUBS], m[ARM_MAX_SUBS];
             arm_scales(type, row, d, m);
-#pragma GCC unroll 16
+            ARM_UNROLL
             for (size_t g = 0; g < block_subs; g++) {
                 int8x16_t c[4][2];
-#pragma GCC unroll 4
+                ARM_UNROLL
                 for (size_t i = 0; i < 4; i++) {
                     arm_codes(type, row[i], g, c[i]);
                     if (shape.bias_shift >= 0) {

@@ -54,7 +54,7 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
         const int8_t *w = (const int8_t *)record + codes_at;
         int32x4_t dot[TILE_TOKENS][2];
         for (size_t t = 0; t < n_tok; t++) dot[t][0] = dot[t][1] = vdupq_n_s32(0);
-#pragma GCC unroll 2
+        ARM_UNROLL
         for (size_t half = 0; half < sub_elems / 16; half++, w += 64) {
             int8x16_t q[TILE_TOKENS];
             for (size_t t = 0; t < n_tok; t++) q[t] = vld1q_s8(x[t].q + g * sub_elems + half * 16);
@@ -126,8 +126,8 @@ ARM_INLINE void multiply(float *y, size_t y_stride, const uint8_t *panel, const 
     } while (col < n_cols);
 }
 
-static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols,
-                    size_t n_tok, size_t sub_elems, bool has_min)
+static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows,
+                    size_t n_cols, size_t n_tok, size_t sub_elems, bool has_min)
 {
     if (sub_elems == 32 && has_min)
         multiply(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true);

@@ -1,5 +1,5 @@
-/* i8mm.c: the integer matrix product of CPUs with smmla (Cortex-A510, A710, X2 and later, Apple A15 and later, Neoverse N2, V1).
- * Products with one token and all else are dotprod.c's.
+/* i8mm.c: the integer matrix product of CPUs with smmla (Cortex-A510, A710, X2 and later, Apple A15 and later, Neoverse N2 and
+ * V1). Products with one token and all else are dotprod.c's.
  *
  * smmla multiplies 2 tokens x 8 activations with 2 rows x 8 codes: [t0·r0, t0·r1, t1·r0, t1·r1].
  * Panel: tiles of 8 rows, then sub-blocks: { f32 d[4 pairs][d0, d1, d0, d1]; f32 m, the same, if has_min;
@@ -72,13 +72,16 @@ ARM_INLINE void pair_tokens(token_pair *out, const arm_act *x0, const arm_act *x
 }
 
 /* y of 2 * n_pairs tokens (the last of them only if n_tok is even) and 8 rows += the records of n_sub sub-blocks times x. */
-ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, const token_pair *x, size_t n_rows, size_t n_sub,
-                              size_t n_tok, bool first, size_t n_pairs, size_t sub_elems, bool has_min)
+ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, const token_pair *x, size_t n_rows,
+                              size_t n_sub, size_t n_tok, bool first, size_t n_pairs, size_t sub_elems, bool has_min)
 {
     size_t n_low = n_rows < 4 ? n_rows : 4, n_high = n_rows - n_low;
     float32x4_t acc[TILE_TOKENS / 2][TILE_PAIRS];
+    ARM_UNROLL
     for (size_t p = 0; p < n_pairs; p++) {
+        ARM_UNROLL
         for (size_t i = 0; i < TILE_PAIRS; i++) acc[p][i] = vdupq_n_f32(0.0f);
+        ARM_UNROLL
         for (size_t quad = 0; quad < 2 && !first; quad++) { /* [token][4 rows] to [2 tokens][2 rows] */
             size_t n = quad == 0 ? n_low : n_high;
             const float *y0 = y + 2 * p * y_stride + quad * n_low;
@@ -92,28 +95,39 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
         const float *scales = (const float *)(const void *)record;
         const int8_t *w = (const int8_t *)record + (has_min ? 128 : 64);
         int32x4_t dot[TILE_TOKENS / 2][TILE_PAIRS];
+        ARM_UNROLL
         for (size_t p = 0; p < n_pairs; p++)
+            ARM_UNROLL
             for (size_t i = 0; i < TILE_PAIRS; i++) dot[p][i] = vdupq_n_s32(0);
-#pragma GCC unroll 4
+        ARM_UNROLL
         for (size_t eight = 0; eight < sub_elems / 8; eight++) {
             int8x16_t q[TILE_TOKENS / 2];
+            ARM_UNROLL
             for (size_t p = 0; p < n_pairs; p++) q[p] = vld1q_s8(x[p].q[g * (sub_elems / 8) + eight][0]);
+            ARM_UNROLL
             for (size_t i = 0; i < TILE_PAIRS; i++) {
                 int8x16_t w2 = vld1q_s8(w + i * 2 * sub_elems + eight * 16);
+                ARM_UNROLL
                 for (size_t p = 0; p < n_pairs; p++) dot[p][i] = vmmlaq_s32(dot[p][i], q[p], w2);
             }
         }
+        ARM_UNROLL
         for (size_t p = 0; p < n_pairs; p++) {
             float32x4_t a = vld1q_f32(x[p].a[g * sub_elems / 32]);
+            ARM_UNROLL
             for (size_t i = 0; i < TILE_PAIRS; i++)
                 acc[p][i] = vfmaq_f32(acc[p][i], vcvtq_f32_s32(dot[p][i]), vmulq_f32(vld1q_f32(scales + 4 * i), a));
         }
+        ARM_UNROLL
         for (size_t p = 0; has_min && p < n_pairs; p++) {
             float32x4_t a_sum = vld1q_f32(x[p].a_sum[g]);
+            ARM_UNROLL
             for (size_t i = 0; i < TILE_PAIRS; i++) acc[p][i] = vfmaq_f32(acc[p][i], vld1q_f32(scales + 16 + 4 * i), a_sum);
         }
     }
+    ARM_UNROLL
     for (size_t p = 0; p < n_pairs; p++)
+        ARM_UNROLL
         for (size_t quad = 0; quad < 2; quad++) {
             size_t n = quad == 0 ? n_low : n_high;
             float *y0 = y + 2 * p * y_stride + quad * n_low;
@@ -152,8 +166,8 @@ ARM_INLINE void multiply(float *y, size_t y_stride, const uint8_t *panel, const 
     } while (col < n_cols);
 }
 
-static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols,
-                    size_t n_tok, size_t sub_elems, bool has_min)
+static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows,
+                    size_t n_cols, size_t n_tok, size_t sub_elems, bool has_min)
 {
     if (sub_elems == 32 && has_min)
         multiply(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true);

@@ -9,9 +9,10 @@
 /* ---- sums and exponentials ------------------------------------------------------------------------------------------ */
 
 /* sum16 of kernels.h */
-ARM_INLINE float sum16(const float32x4_t t[4])
+ARM_INLINE float sum16(const float t[16])
 {
-    float32x4_t four = vaddq_f32(vaddq_f32(t[0], t[2]), vaddq_f32(t[1], t[3]));
+    float32x4_t low = vaddq_f32(vld1q_f32(t), vld1q_f32(t + 8)), high = vaddq_f32(vld1q_f32(t + 4), vld1q_f32(t + 12));
+    float32x4_t four = vaddq_f32(low, high);
     float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
@@ -130,7 +131,8 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
             }
             float32x4_t dot = vcvtq_f32_s32(arm_sums(part[0], part[1], part[2], part[3]));
             acc[t] = vfmaq_f32(acc[t], dot, vmulq_n_f32(d, x[t].a[g * sub_elems / 32]));
-            if (has_min) acc[t] = vfmaq_n_f32(acc[t], vld1q_f32(scales + 4), sub_elems == 32 ? x[t].a_sum32[g] : x[t].a_sum16[g]);
+            float a_sum = sub_elems == 32 ? x[t].a_sum32[g] : x[t].a_sum16[g];
+            if (has_min) acc[t] = vfmaq_n_f32(acc[t], vld1q_f32(scales + 4), a_sum);
         }
     }
     for (size_t t = 0; t < n_tok; t++) arm_store_part(y + t * y_stride, acc[t], n_rows);
@@ -169,8 +171,8 @@ ARM_INLINE void multiply(float *y, size_t y_stride, const uint8_t *panel, const 
     } while (col < n_cols);
 }
 
-static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols,
-                    size_t n_tok, size_t sub_elems, bool has_min)
+static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows,
+                    size_t n_cols, size_t n_tok, size_t sub_elems, bool has_min)
 {
     if (sub_elems == 32 && has_min)
         multiply(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true);
@@ -250,68 +252,77 @@ ARM_INLINE float load1(ct_type type, const void *from)
 enum { MAX_DOT_ROWS = 4, MAX_DOT_TOKENS = 2 };
 
 /* n_rows x n_tok products of rows w_bytes apart; both constants, at most 8 rows times tokens */
-ARM_INLINE void dot_tile(ct_type type, float *y, size_t y_stride, const uint8_t *w, size_t w_bytes, const float *x, size_t x_stride,
-                         size_t n_cols, size_t n_rows, size_t n_tok)
+ARM_INLINE void dot_tile(ct_type type, float *y, size_t y_stride, const uint8_t *w, size_t w_bytes, const float *x,
+                         size_t x_stride, size_t n_cols, size_t n_rows, size_t n_tok)
 {
     const size_t size = type == CT_F32 ? 4 : 2, whole = n_cols / 16 * 16;
     float32x4_t acc[MAX_DOT_ROWS][MAX_DOT_TOKENS][4];
+    ARM_UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        ARM_UNROLL
         for (size_t t = 0; t < n_tok; t++)
+            ARM_UNROLL
             for (size_t i = 0; i < 4; i++) acc[r][t][i] = vdupq_n_f32(0.0f);
     for (size_t k = 0; k < whole; k += 16) {
         float32x4_t v[MAX_DOT_TOKENS][4];
+        ARM_UNROLL
         for (size_t t = 0; t < n_tok; t++) load16(CT_F32, x + t * x_stride + k, v[t]);
+        ARM_UNROLL
         for (size_t r = 0; r < n_rows; r++) {
             float32x4_t u[4];
             load16(type, w + r * w_bytes + k * size, u);
+            ARM_UNROLL
             for (size_t t = 0; t < n_tok; t++)
+                ARM_UNROLL
                 for (size_t i = 0; i < 4; i++) acc[r][t][i] = vfmaq_f32(acc[r][t][i], u[i], v[t][i]);
         }
     }
+    float part[MAX_DOT_ROWS][MAX_DOT_TOKENS][16];
+    ARM_UNROLL
     for (size_t r = 0; r < n_rows; r++)
+        ARM_UNROLL
+        for (size_t t = 0; t < n_tok; t++)
+            ARM_UNROLL
+            for (size_t i = 0; i < 4; i++) vst1q_f32(part[r][t] + 4 * i, acc[r][t][i]);
+    ARM_UNROLL
+    for (size_t r = 0; r < n_rows; r++)
+        ARM_UNROLL
         for (size_t t = 0; t < n_tok; t++) {
-            if (whole < n_cols) {
-                float part[16];
-                for (size_t i = 0; i < 4; i++) vst1q_f32(part + 4 * i, acc[r][t][i]);
-                for (size_t k = whole; k < n_cols; k++)
-                    part[k - whole] = fmaf(load1(type, w + r * w_bytes + k * size), x[t * x_stride + k], part[k - whole]);
-                for (size_t i = 0; i < 4; i++) acc[r][t][i] = vld1q_f32(part + 4 * i);
-            }
-            y[t * y_stride + r] = sum16(acc[r][t]);
+            float *lane = part[r][t];
+            for (size_t k = whole; k < n_cols; k++, lane++)
+                *lane = fmaf(load1(type, w + r * w_bytes + k * size), x[t * x_stride + k], *lane);
+            y[t * y_stride + r] = sum16(part[r][t]);
         }
+}
+
+ARM_INLINE void matvec_float(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                             size_t n_cols)
+{
+    const uint8_t *row = (const uint8_t *)w;
+    const float *x = (const float *)act;
+    size_t r = 0;
+    for (; r + 4 <= n_rows; r += 4, row += 4 * row_bytes) dot_tile(type, y + r, 0, row, row_bytes, x, 0, n_cols, 4, 1);
+    for (; r < n_rows; r++, row += row_bytes) dot_tile(type, y + r, 0, row, row_bytes, x, 0, n_cols, 1, 1);
 }
 
 static void gemm_f32(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x, size_t x_stride, size_t n_rows,
                      size_t n_cols, size_t n_tok)
 {
-    const size_t w_bytes = w_stride * sizeof(float);
-    size_t n;
-    for (size_t r = 0; r < n_rows; r += n) {
+    const size_t w_bytes = w_stride * sizeof(float), pairs = n_tok / 2 * 2;
+    for (size_t r = 0; r < n_rows && pairs > 0; r += 3) {
         const uint8_t *from = (const uint8_t *)(w + r * w_stride);
-        n = n_rows - r < 3 ? n_rows - r : 3;
-        size_t t = 0;
-        for (; t + 2 <= n_tok; t += 2) {
+        for (size_t t = 0; t < pairs; t += 2) {
             const float *xt = x + t * x_stride;
             float *to = y + t * y_stride + r;
-            switch (n) {
-            case 3: dot_tile(CT_F32, to, y_stride, from, w_bytes, xt, x_stride, n_cols, 3, 2); break;
-            case 2: dot_tile(CT_F32, to, y_stride, from, w_bytes, xt, x_stride, n_cols, 2, 2); break;
-            default: dot_tile(CT_F32, to, y_stride, from, w_bytes, xt, x_stride, n_cols, 1, 2); break;
-            }
+            if (n_rows - r >= 3)
+                dot_tile(CT_F32, to, y_stride, from, w_bytes, xt, x_stride, n_cols, 3, 2);
+            else if (n_rows - r == 2)
+                dot_tile(CT_F32, to, y_stride, from, w_bytes, xt, x_stride, n_cols, 2, 2);
+            else
+                dot_tile(CT_F32, to, y_stride, from, w_bytes, xt, x_stride, n_cols, 1, 2);
         }
-        if (t < n_tok)
-            for (size_t i = 0; i < n; i++)
-                dot_tile(CT_F32, y + t * y_stride + r + i, y_stride, from + i * w_bytes, w_bytes, x + t * x_stride, x_stride,
-                         n_cols, 1, 1);
     }
-}
-
-ARM_INLINE void matvec_float(ct_type type, float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
-{
-    const uint8_t *row = (const uint8_t *)w;
-    size_t r = 0;
-    for (; r + 4 <= n_rows; r += 4, row += 4 * row_bytes) dot_tile(type, y + r, 0, row, row_bytes, (const float *)x, 0, n_cols, 4, 1);
-    for (; r < n_rows; r++, row += row_bytes) dot_tile(type, y + r, 0, row, row_bytes, (const float *)x, 0, n_cols, 1, 1);
+    if (pairs < n_tok) matvec_float(CT_F32, y + pairs * y_stride, w, w_bytes, x + pairs * x_stride, n_rows, n_cols);
 }
 
 static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
@@ -409,24 +420,18 @@ static void softmax_stats(const float *x, size_t n, float max, float *sum, float
             sums[j] = vaddq_f32(sums[j], e);
             weighted_sums[j] = vfmaq_f32(weighted_sums[j], e, v);
         }
-    if (whole < n) {
-        float part[16], weighted_part[16];
-        for (size_t j = 0; j < 4; j++) {
-            vst1q_f32(part + 4 * j, sums[j]);
-            vst1q_f32(weighted_part + 4 * j, weighted_sums[j]);
-        }
-        for (size_t i = whole; i < n; i++) {
-            float v = x[i] - max, e = exp1(v);
-            part[i - whole] += e;
-            weighted_part[i - whole] = fmaf(e, v, weighted_part[i - whole]);
-        }
-        for (size_t j = 0; j < 4; j++) {
-            sums[j] = vld1q_f32(part + 4 * j);
-            weighted_sums[j] = vld1q_f32(weighted_part + 4 * j);
-        }
+    float part[16], weighted_part[16];
+    for (size_t j = 0; j < 4; j++) {
+        vst1q_f32(part + 4 * j, sums[j]);
+        vst1q_f32(weighted_part + 4 * j, weighted_sums[j]);
     }
-    *sum = sum16(sums);
-    *weighted = sum16(weighted_sums);
+    for (size_t i = whole; i < n; i++) {
+        float v = x[i] - max, e = exp1(v);
+        part[i - whole] += e;
+        weighted_part[i - whole] = fmaf(e, v, weighted_part[i - whole]);
+    }
+    *sum = sum16(part);
+    *weighted = sum16(weighted_part);
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------------------ */
@@ -478,7 +483,7 @@ ARM_INLINE void scores(float s[GROUP][PAGE], const float *q, size_t d_k, const p
 }
 
 /* From scores to weights, in place, zero where the query does not see; moves m and l on. Returns what o is multiplied with. */
-ARM_INLINE float soften(float s[PAGE], uint32_t visible, float *m, float *l)
+static float soften(float s[PAGE], uint32_t visible, float *m, float *l)
 {
     static const uint32_t lane_bit[4] = {1, 2, 4, 8};
     const uint32x4_t bits = vld1q_u32(lane_bit);

