@@ -18,16 +18,14 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import compact_json
 import numpy as np
 import torch
 import transformers
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from make_llama_variants import gguf_name, separate
-from make_peer_references import compact_lists
 from transformers import LlamaConfig, LlamaForCausalLM
-
-WINDOW_IDS = "the ids of the windows are those of the peer's file"
 
 
 def number(reader: GGUFReader, key: str) -> Any:
@@ -35,7 +33,7 @@ def number(reader: GGUFReader, key: str) -> Any:
     return reader.fields[f"llama.{key}"].contents()
 
 
-def load(path: str) -> tuple[LlamaForCausalLM, GGUFReader]:
+def load(path: str) -> LlamaForCausalLM:
     """The model in float32."""
     reader = GGUFReader(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -62,7 +60,7 @@ def load(path: str) -> tuple[LlamaForCausalLM, GGUFReader]:
             if "q_proj" in name or "k_proj" in name:
                 rows = separate(rows, n_heads if "q_proj" in name else n_kv_heads)
             value.copy_(torch.from_numpy(np.ascontiguousarray(rows)))
-    return model, reader
+    return model
 
 
 def log_probabilities(model: LlamaForCausalLM, ids: list[int], first: int) -> torch.Tensor:
@@ -88,35 +86,29 @@ def along(model: LlamaForCausalLM, prompt: dict[str, Any]) -> dict[str, Any]:
 
 def main(gguf_file: str, peer_file: str, out: str) -> None:
     """Runs all prompts and windows and writes the file."""
-    from make_peer_references import N_WINDOWS, TEXT_DIR, TEXTS, WINDOW_TOKENS
-
-    from cactus_py.engine import Tokenizer
-
     peer = json.loads(Path(peer_file).read_text(encoding="utf-8"))
-    model, _ = load(gguf_file)
+    model = load(gguf_file)
     prompts = []
     for prompt in peer["prompts"]:
         prompts.append(along(model, prompt))
         off = np.abs(np.array(prompts[-1]["logprobs"]) - np.array(prompt["logprobs"]))
         print(f"{prompt['name']}: llama.cpp off by {off.mean():.4f}, at most {off.max():.4f}", flush=True)
-    tokenizer = Tokenizer.load(gguf_file)
-    ids = [i for name in TEXTS for i in tokenizer.encode((TEXT_DIR / name).read_text(encoding="utf-8"))]
     sums = []
-    for i in range(N_WINDOWS):
-        window = ids[i * WINDOW_TOKENS : (i + 1) * WINDOW_TOKENS]
-        logs = log_probabilities(model, window, 0)
-        sums.append(float(-logs[torch.arange(len(window) - 1), torch.tensor(window[1:])].sum()))
-        print(f"window {i}: {sums[-1]:.3f}, llama.cpp {peer['perplexity']['windows'][i]['nll_sum']:.3f}", flush=True)
-    perplexity = math.exp(sum(sums) / (N_WINDOWS * (WINDOW_TOKENS - 1)))
+    for window in peer["perplexity"]["windows"]:
+        ids = window["ids"]
+        logs = log_probabilities(model, ids, 0)
+        sums.append(float(-logs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum()))
+        print(f"window: {sums[-1]:.3f}, llama.cpp {window['nll_sum']:.3f}", flush=True)
+    perplexity = math.exp(sum(sums) / peer["perplexity"]["n_scored"])
     print(f"perplexity {perplexity:.4f}, llama.cpp {peer['perplexity']['perplexity']:.4f}")
     document = {
         "made_by": "scripts/make_float_references.py",
         "reference": f"transformers {transformers.__version__}, torch {torch.__version__}, float32, eager attention, no cache",
         "model": peer["model"],
         "prompts": prompts,
-        "perplexity": {"nll_sums": sums, "perplexity": perplexity, "note": WINDOW_IDS},
+        "perplexity": {"nll_sums": sums, "perplexity": perplexity},
     }
-    Path(out).write_text(compact_lists(json.dumps(document, indent=1)) + "\n", encoding="utf-8")
+    compact_json.write(Path(out), document)
 
 
 if __name__ == "__main__":

@@ -11,14 +11,14 @@ and the perplexity of English text. The prompts are below, the long ones end in 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "bench"))
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "bench")]
 
+import compact_json
 import numpy as np
 from llama_peer import Peer, system_info, version
 from numpy.typing import NDArray
@@ -113,8 +113,7 @@ def perplexity(peer: Peer) -> dict[str, Any]:
             raise SystemExit(f"the texts give {len(ids)} tokens, {N_WINDOWS * WINDOW_TOKENS} are needed")
         scores = peer.logits(window)
         logprobs = log_softmax(scores[:-1])[np.arange(len(window) - 1), window[1:]]
-        digest = hashlib.sha256(np.asarray(window, "<i4").tobytes()).hexdigest()
-        windows.append({"ids_sha256": digest, "n_scored": len(window) - 1, "nll_sum": float(-logprobs.sum())})
+        windows.append({"n_scored": len(window) - 1, "nll_sum": float(-logprobs.sum()), "ids": window})
     total = sum(w["nll_sum"] for w in windows)
     n_scored = sum(w["n_scored"] for w in windows)
     return {
@@ -149,29 +148,7 @@ def main(model: str, out: str) -> None:
         "prompts": results,
         "perplexity": ppl,
     }
-    text = json.dumps(document, ensure_ascii=False, indent=1)
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    Path(out).write_text(compact_lists(text) + "\n", encoding="utf-8")
-
-
-def compact_lists(text: str) -> str:
-    """Lists of numbers on one line: json's indent puts each number on a line of its own."""
-    lines: list[str] = []
-    run: list[str] | None = None
-    for line in text.splitlines():
-        stripped = line.strip()
-        if run is None and stripped.endswith("["):
-            lines.append(line)
-            run = []
-        elif run is not None and stripped.rstrip(",").lstrip("-").replace(".", "", 1).replace("e-", "", 1).isdigit():
-            run.append(stripped.rstrip(","))
-        elif run:
-            lines[-1] += ", ".join(run) + stripped
-            run = None
-        else:
-            lines.append(line)
-            run = [] if stripped.endswith("[") else None
-    return "\n".join(lines)
+    compact_json.write(Path(out), document)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ WEATHER = {
 CONVERSATIONS: dict[str, dict[str, Any]] = {
     "user": {"messages": [{"role": "user", "content": "Why is the sky blue?"}]},
     "system": {
-        "messages": [{"role": "system", "content": "You are terse.  "}, {"role": "user", "content": "  Hi <there> & \"you\"!\n"}]
+        "messages": [{"role": "system", "content": "You are terse.  "}, {"role": "user", "content": '  Hi <there> & "you"!\n'}]
     },
     "turns": {
         "messages": [
@@ -86,14 +86,15 @@ class StillClock(datetime):
 
 
 def main() -> None:
-    chat_template_utils.datetime = StillClock
+    module: Any = chat_template_utils
+    module.datetime = StillClock
     vectors = []
     for path in sorted(FOLDER.glob("*.jinja")):
         source = path.read_text(encoding="utf-8")
         for name, case in CONVERSATIONS.items():
             vector: dict[str, Any] = {"template": path.name, "case": name}
             try:
-                rendered, _ = chat_template_utils.render_jinja_template(
+                rendered, _ = module.render_jinja_template(
                     conversations=[case["messages"]],
                     tools=case.get("tools"),
                     chat_template=source,

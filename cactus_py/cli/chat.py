@@ -94,6 +94,8 @@ class _Conversation:
         print(flush=True)
         if answer.interrupted:
             print("(stopped)", file=sys.stderr)
+            if not answer.text:
+                return
         self.messages = [*asked, {"role": "assistant", "content": answer.text}]
         self._figures = figures(answer.usage, answer.timings)
 

@@ -135,112 +135,317 @@ static void pack_panel(void *panel, const int8_t *codes, const float *d, const f
     }
 }
 
-/* ---- unpacking: rows of blocks -> 64 codes + 128 in one register ------------------------------------------------------- */
+/* ---- reading blocks, 16 rows side by side ------------------------------------------------------------------------------ */
 
-/* d of `n` blocks of 16 rows (n_rows of them there), `block_bytes` apart, as f16 at byte `offset` of each -> panel d or m. */
-static ALWAYS_INLINE void unpack_f16(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_blocks,
-                                     const size_t block_bytes, const size_t offset, const bool has_min, const size_t field)
+/* Rows that are not there (r >= n_rows) repeat the last one; their results are not used. */
+static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uint8_t *w, size_t row_bytes, size_t n_rows)
 {
-    for (size_t b = 0; b < n_blocks; b++) {
-        uint16_t half[PANEL_ROWS] = {0};
-        const uint8_t *p = w + b * block_bytes + offset;
-        for (size_t r = 0; r < n_rows; r++) half[r] = load_u16(p + r * row_bytes);
-        float *out = panel_scales(panel, b, 32, has_min) + field * PANEL_ROWS;
-        _mm512_store_ps(out, v_from_f16(half));
-        _mm512_store_ps(out + 16, v_from_f16(half + 16));
+    for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
+}
+
+static ALWAYS_INLINE __mmask16 rows_there(size_t n_rows) { return (__mmask16)((1u << (n_rows < TILE_ROWS ? n_rows : TILE_ROWS)) - 1); }
+
+static ALWAYS_INLINE __m512i broadcast_16_bytes(const uint8_t *p)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+static ALWAYS_INLINE __m512i broadcast_32_bytes(const uint8_t *p)
+{
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+/* The dwords of [offset, offset + 64) that end before n_bytes; zeros for the others. */
+static ALWAYS_INLINE __m512i load_until(const uint8_t *p, const size_t offset, const size_t n_bytes)
+{
+    const size_t n = n_bytes > offset ? (n_bytes - offset) / 4 : 0;
+    return n >= 16 ? _mm512_loadu_si512(p + offset) : _mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), p + offset);
+}
+
+/* n <= 4 blocks of Q4_1 (has_min) or Q4_0 of four rows. v[k]: row k, lane b = the 16 bytes of nibbles of block b. Returned: lane b =
+ * the four rows' d of block b as f16, then (Q4_1) their m. */
+static ALWAYS_INLINE __m512i load_q4(const uint8_t *const rows[4], size_t pos, const size_t n, const bool has_min, __m512i v[4])
+{
+    const size_t n_bytes = n * (has_min ? 20 : 18);
+    /* Q4_1: one load at 0 has everything but the fourth block's nibbles, which are broadcast. Q4_0: even blocks' nibbles are whole
+     * dwords in a load at 2, odd ones' in a load at 8. */
+    const __m512i nibbles = has_min ? _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 28, 29, 30, 31)
+                                    : _mm512_setr_epi32(0, 1, 2, 3, 19, 20, 21, 22, 9, 10, 11, 12, 28, 29, 30, 31);
+    /* dwords that hold the blocks' scales, of two rows at a time */
+    const __m512i headers = has_min ? _mm512_setr_epi32(0, 16, 0, 16, 5, 21, 5, 21, 10, 26, 10, 26, 15, 31, 15, 31)
+                                    : _mm512_setr_epi32(0, 16, 0, 16, 4, 20, 4, 20, 9, 25, 9, 25, 13, 29, 13, 29);
+    const __m512i halves = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    const __m512i odd_blocks = _mm512_setr_epi64(0, 0, 0x0202020202020202, 0x0202020202020202, 0, 0, 0x0202020202020202, 0x0202020202020202);
+    __m512i h[4];
+    UNROLL
+    for (size_t k = 0; k < 4; k++) {
+        const uint8_t *row = rows[k] + pos;
+        h[k] = load_until(row, 0, n_bytes);
+        if (has_min) v[k] = _mm512_permutex2var_epi32(h[k], nibbles, n == 4 ? broadcast_16_bytes(row + 64) : _mm512_setzero_si512());
+        else v[k] = _mm512_permutex2var_epi32(load_until(row, 2, n_bytes), nibbles, load_until(row, 8, n_bytes));
+    }
+    __m512i h01 = _mm512_permutex2var_epi32(h[0], headers, h[1]), h23 = _mm512_permutex2var_epi32(h[2], headers, h[3]);
+    /* Q4_0: odd blocks start in the middle of a dword */
+    return _mm512_shuffle_epi8(_mm512_mask_blend_epi32(0xcccc, h01, h23), has_min ? halves : _mm512_xor_si512(halves, odd_blocks));
+}
+
+/* g[i]: lane s = four f16 of rows 4*i … 4*i + 3 in its low (or, `high`, upper) half, for block s -> out[s] = 16 rows as floats */
+static ALWAYS_INLINE void f16_columns(const __m512i g[4], const bool high, __m512 out[4])
+{
+    __m512i u = high ? _mm512_unpackhi_epi64(g[0], g[1]) : _mm512_unpacklo_epi64(g[0], g[1]);
+    __m512i v = high ? _mm512_unpackhi_epi64(g[2], g[3]) : _mm512_unpacklo_epi64(g[2], g[3]);
+    __m512i first = _mm512_permutex2var_epi64(u, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), v);
+    __m512i second = _mm512_permutex2var_epi64(u, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), v);
+    out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(first));
+    out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(first, 1));
+    out[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(second));
+    out[3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(second, 1));
+}
+
+/* The f16 at `offset` of 16 rows. */
+static ALWAYS_INLINE __m512 load_f16(const uint8_t *const rows[TILE_ROWS], size_t offset)
+{
+    uint16_t half[TILE_ROWS];
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) half[i] = load_u16(rows[i] + offset);
+    return v_from_f16(half);
+}
+
+/* Dwords of 16 bytes at `offset` of 16 rows: out[c] holds dword c of each row. */
+static ALWAYS_INLINE void load_columns(const uint8_t *const rows[TILE_ROWS], size_t offset, __m512i out[4])
+{
+    __m512i z[4];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) { /* rows i, 4 + i, 8 + i, 12 + i */
+        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(rows[i] + offset)));
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[4 + i] + offset)), 1);
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[8 + i] + offset)), 2);
+        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[12 + i] + offset)), 3);
+    }
+    __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
+    __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
+    out[0] = _mm512_unpacklo_epi64(a, c);
+    out[1] = _mm512_unpackhi_epi64(a, c);
+    out[2] = _mm512_unpacklo_epi64(b, d);
+    out[3] = _mm512_unpackhi_epi64(b, d);
+}
+
+static ALWAYS_INLINE __m512 cvt_f16_dwords(__m512i v) /* the lower half of each dword */
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
+}
+
+static ALWAYS_INLINE __m512 cvt_byte(__m512i v, const size_t j) /* unsigned byte j of each dword */
+{
+    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, (unsigned)(8 * j)), _mm512_set1_epi32(255)));
+}
+
+static ALWAYS_INLINE __m512 cvt_signed_byte(__m512i v, const size_t j)
+{
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v, (unsigned)(24 - 8 * j)), 24));
+}
+
+/* Scales of a block of Q4_K or Q5_K at `pos` of 16 rows. */
+typedef struct k_scales {
+    __m512 d, minus_dmin;
+    __m512i scale[2], min[2]; /* [g / 4]: byte g % 4 of each row's dword */
+} k_scales;
+
+static ALWAYS_INLINE k_scales load_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    const __m512i six = _mm512_set1_epi8(0x3f), four = _mm512_set1_epi8(0x0f), upper = _mm512_set1_epi8(0x30);
+    __m512i c[4];
+    load_columns(rows, pos, c);
+    k_scales s = {.d = cvt_f16_dwords(c[0]), .minus_dmin = v_neg(cvt_f16_dwords(_mm512_srli_epi32(c[0], 16)))};
+    s.scale[0] = _mm512_and_si512(c[1], six);
+    s.min[0] = _mm512_and_si512(c[2], six);
+    s.scale[1] = _mm512_or_si512(_mm512_and_si512(c[3], four), _mm512_and_si512(_mm512_srli_epi32(c[1], 2), upper));
+    s.min[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(c[3], 4), four), _mm512_and_si512(_mm512_srli_epi32(c[2], 2), upper));
+    return s;
+}
+
+static ALWAYS_INLINE __m512 k_d(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4)); }
+static ALWAYS_INLINE __m512 k_m(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4)); }
+
+/* The fifth bits of sub-blocks g0 (first 32 bytes) and g1 (last 32) moved to bit 4; other bits are left over. */
+static ALWAYS_INLINE __m512i fifth_bits(__m512i qh, const int g0, const int g1)
+{
+    const int s0 = (4 - g0) & 31, s1 = (4 - g1) & 31;
+    return _mm512_rolv_epi32(qh, _mm512_setr_epi32(s0, s0, s0, s0, s0, s0, s0, s0, s1, s1, s1, s1, s1, s1, s1, s1));
+}
+
+static ALWAYS_INLINE __m512i merge_5_bits(__m512i nibbles, __m512i high) /* (nibbles & 15) | (high & 16) */
+{
+    const __m512i low = _mm512_set1_epi8(0x0f);
+    return _mm512_and_si512(_mm512_ternarylogic_epi32(low, nibbles, high, 0xca), _mm512_set1_epi8(0x1f));
+}
+
+/* Half a block of Q6_K: ql [64], qh [32] -> codes + 32 of elements 0 … 63 and 64 … 127. */
+static ALWAYS_INLINE void codes_q6_k(const uint8_t *ql, const uint8_t *qh, __m512i *lo, __m512i *hi)
+{
+    const __m512i low = _mm512_set1_epi8(0x0f), six = _mm512_set1_epi8(0x3f);
+    __m512i v = _mm512_loadu_si512(ql), h = broadcast_32_bytes(qh);
+    __m512i h_lo = _mm512_sllv_epi32(h, _mm512_setr_epi32(4, 4, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2));
+    __m512i h_hi = _mm512_srlv_epi32(h, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2));
+    *lo = _mm512_and_si512(_mm512_ternarylogic_epi32(low, v, h_lo, 0xca), six);
+    *hi = _mm512_and_si512(_mm512_ternarylogic_epi32(low, _mm512_srli_epi16(v, 4), h_hi, 0xca), six);
+}
+
+/* Scales of a block of Q6_K at `pos` of 16 rows. */
+typedef struct q6_k_scales {
+    __m512 d;
+    __m512i scale[4]; /* [g / 4]: signed byte g % 4 of each row's dword */
+} q6_k_scales;
+
+static ALWAYS_INLINE q6_k_scales load_q6_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    q6_k_scales s = {.d = load_f16(rows, pos + 208)};
+    load_columns(rows, pos + 192, s.scale);
+    return s;
+}
+
+static ALWAYS_INLINE __m512 q6_k_d(const q6_k_scales *s, const size_t g)
+{
+    return _mm512_mul_ps(s->d, cvt_signed_byte(s->scale[g / 4], g % 4));
+}
+
+/* ---- unpacking ---------------------------------------------------------------------------------------------------------- */
+
+/* d (field 0) or m (field 1) of sub-block g, 16 rows */
+static ALWAYS_INLINE void store_scales(uint8_t *panel, size_t tile, size_t g, __m512 v, const size_t field, __mmask16 there,
+                                       const size_t sub_elems, const bool has_min)
+{
+    float *out = panel_scales(panel, g, sub_elems, has_min) + field * PANEL_ROWS + tile * TILE_ROWS;
+    _mm512_store_ps(out, _mm512_maskz_mov_ps(there, v));
+}
+
+/* Blocks b … b + n - 1 of Q4_0 or Q4_1, 16 rows. */
+static ALWAYS_INLINE void unpack_q4_blocks(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there, size_t b,
+                                           const size_t n, const bool has_min)
+{
+    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(has_min ? -128 : 128 - 8);
+    __m512i v[TILE_ROWS], header[4];
+    __m512 d[4], m[4];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) header[i] = load_q4(rows + 4 * i, b * (has_min ? 20 : 18), n, has_min, v + 4 * i);
+    transpose_16x16(v);
+    f16_columns(header, false, d);
+    if (has_min) f16_columns(header, true, m);
+    UNROLL
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *out = panel + (b + i) * record_bytes(32, has_min) + tile * 64;
+        UNROLL
+        for (size_t j = 0; j < 4; j++) { /* four elements each of the block's first and second 16 */
+            __m512i high = _mm512_and_si512(_mm512_srli_epi16(v[4 * i + j], 4), low);
+            _mm512_store_si512(out + j * 128, _mm512_add_epi8(_mm512_and_si512(v[4 * i + j], low), bias));
+            _mm512_store_si512(out + (4 + j) * 128, _mm512_add_epi8(high, bias));
+        }
+        store_scales(panel, tile, b + i, d[i], 0, there, 32, has_min);
+        if (has_min) store_scales(panel, tile, b + i, m[i], 1, there, 32, has_min);
     }
 }
 
-static ALWAYS_INLINE __mmask16 dwords(size_t n_bytes) /* mask of the first n_bytes / 4 dwords, all for more than 16 */
+/* 64 codes + 128 of a row in order, from block of 32 `b` (even) on; n: 64, or 32 at the end of a row. */
+static ALWAYS_INLINE __m512i codes_64(const uint8_t *row, size_t b, const size_t n, const ct_type type)
 {
-    return n_bytes >= 64 ? (__mmask16)0xffff : (__mmask16)((1u << n_bytes / 4) - 1);
+    const __m512i halves = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4), quarters = _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4);
+    if (type == CT_Q8_0) {
+        const uint8_t *p = row + b * 34 + 2;
+        __m512i v = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)p));
+        if (n == 64) v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(p + 34)), 1);
+        return _mm512_xor_si512(v, _mm512_set1_epi8(-128));
+    }
+    if (type == CT_Q5_0) { /* the fifth bits are a bit set in the order of the elements: exactly a mask register */
+        const uint8_t *p = row + b * 22;
+        __mmask64 fifth = load_u32(p + 2) | (n == 64 ? (uint64_t)load_u32(p + 24) << 32 : 0);
+        __m512i v = _mm512_mask_mov_epi64(broadcast_16_bytes(p + 6), 0xf0, n == 64 ? broadcast_16_bytes(p + 28) : _mm512_setzero_si512());
+        v = _mm512_and_si512(_mm512_srlv_epi64(v, quarters), _mm512_set1_epi8(15));
+        return _mm512_add_epi8(v, _mm512_mask_mov_epi8(_mm512_set1_epi8(128 - 16), fifth, _mm512_set1_epi8(-128)));
+    }
+    if (type == CT_Q4_K) {
+        __m512i v = _mm512_srlv_epi64(broadcast_32_bytes(row + b / 8 * 144 + 16 + b % 8 * 16), halves);
+        return _mm512_ternarylogic_epi32(v, _mm512_set1_epi8(15), _mm512_set1_epi8(-128), 0xea); /* (v & 15) | 128 */
+    }
+    if (type == CT_Q5_K) {
+        const uint8_t *block = row + b / 8 * 176;
+        __m512i v = _mm512_srlv_epi64(broadcast_32_bytes(block + 48 + b % 8 * 16), halves), high = broadcast_32_bytes(block + 16);
+        return _mm512_or_si512(merge_5_bits(v, fifth_bits(high, (int)(b % 8), (int)(b % 8 + 1))), _mm512_set1_epi8(-128));
+    }
+    const uint8_t *block = row + b / 8 * 210; /* CT_Q6_K */
+    __m512i lo, hi;
+    codes_q6_k(block + b % 8 / 4 * 64, block + 128 + b % 8 / 4 * 32, &lo, &hi);
+    return _mm512_add_epi8(b % 4 == 0 ? lo : hi, _mm512_set1_epi8(128 - 32));
 }
 
-static ALWAYS_INLINE __m512i load_dwords(const void *p, __mmask16 mask) { return _mm512_maskz_loadu_epi32(mask, p); }
-
-/* Nibbles of two blocks, 16 bytes at p and (if `two`) 16 at p + block_bytes -> 64 nibbles in order, OR 0x80. */
-static ALWAYS_INLINE __m512i nibbles_64(const uint8_t *p, const size_t block_bytes, bool two)
+static ALWAYS_INLINE void unpack_64(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], size_t b, const size_t n,
+                                    const ct_type type)
 {
-    __m128i first = _mm_loadu_si128((const __m128i *)(const void *)p);
-    __m128i second = two ? _mm_loadu_si128((const __m128i *)(const void *)(p + block_bytes)) : _mm_setzero_si128();
-    __m512i v = _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_broadcastsi128_si256(first)), _mm256_broadcastsi128_si256(second), 1);
-    const __m512i shift = _mm512_set_epi64(4, 4, 0, 0, 4, 4, 0, 0);
-    v = _mm512_srlv_epi64(v, shift);
-    return _mm512_and_si512(v, _mm512_set1_epi8(15));
+    __m512i v[TILE_ROWS];
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) v[i] = codes_64(rows[i], b, n, type);
+    store_codes(panel, tile, b * 32, n, v, type == CT_Q6_K ? 16 : 32, type == CT_Q4_K || type == CT_Q5_K);
 }
 
-typedef __m512i (*codes_64_fn)(const uint8_t *row, size_t b, size_t n_blocks);
-
-/* Two blocks of 32 from block b of a row of n_blocks; zeros (codes + 128 = 128 is not needed: d is 0) behind the last one. */
-static ALWAYS_INLINE __m512i codes_64_q4_0(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    return _mm512_add_epi8(nibbles_64(row + b * 18 + 2, 18, b + 1 < n_blocks), _mm512_set1_epi8(128 - 8));
-}
-
-static ALWAYS_INLINE __m512i codes_64_q4_1(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    return _mm512_or_si512(nibbles_64(row + b * 20 + 4, 20, b + 1 < n_blocks), _mm512_set1_epi8(-128));
-}
-
-static ALWAYS_INLINE __m512i codes_64_q8_0(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    __m512i v = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(row + b * 34 + 2)));
-    if (b + 1 < n_blocks) v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(row + b * 34 + 36)), 1);
-    return _mm512_xor_si512(v, _mm512_set1_epi8(-128));
-}
-
-/* The fifth bits are a bit set in the order of the elements: exactly a mask register. */
-static ALWAYS_INLINE __m512i codes_64_q5_0(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    bool two = b + 1 < n_blocks;
-    __mmask64 high = load_u32(row + b * 22 + 2) | (uint64_t)(two ? load_u32(row + b * 22 + 24) : 0) << 32;
-    __m512i v = nibbles_64(row + b * 22 + 6, 22, two), base = _mm512_set1_epi8(128 - 16);
-    return _mm512_add_epi8(v, _mm512_mask_mov_epi8(base, high, _mm512_set1_epi8(-128)));
-}
-
-static ALWAYS_INLINE void unpack_codes(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols,
-                                       codes_64_fn codes_64, const size_t sub_elems, const bool has_min)
+/* 16 rows of a panel; a tile without rows repeats the first with zeros for scales. */
+static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there, size_t n_cols,
+                                      const ct_type type)
 {
     const size_t n_blocks = n_cols / 32;
-    for (size_t tile = 0; tile < 2; tile++)
-        for (size_t b = 0; b < n_blocks; b += 2) {
-            __m512i rows[TILE_ROWS];
-            for (size_t i = 0; i < TILE_ROWS; i++) {
-                size_t r = tile * TILE_ROWS + i;
-                rows[i] = r < n_rows ? codes_64(w + r * row_bytes, b, n_blocks) : _mm512_set1_epi8(-128);
-            }
-            store_codes(panel, tile, b * 32, n_blocks - b < 2 ? 32 : 64, rows, sub_elems, has_min);
+    size_t b = 0;
+    if (type == CT_Q4_0 || type == CT_Q4_1) {
+        const bool has_min = type == CT_Q4_1;
+        for (; b + 4 <= n_blocks; b += 4) unpack_q4_blocks(panel, tile, rows, there, b, 4, has_min);
+        if (n_blocks - b == 3) unpack_q4_blocks(panel, tile, rows, there, b, 3, has_min);
+        else if (n_blocks - b == 2) unpack_q4_blocks(panel, tile, rows, there, b, 2, has_min);
+        else if (n_blocks - b == 1) unpack_q4_blocks(panel, tile, rows, there, b, 1, has_min);
+        return;
+    }
+    for (; b + 2 <= n_blocks; b += 2) unpack_64(panel, tile, rows, b, 64, type);
+    if (type == CT_Q8_0 || type == CT_Q5_0) {
+        if (b < n_blocks) unpack_64(panel, tile, rows, b, 32, type);
+        for (b = 0; b < n_blocks; b++) {
+            __m512 d = load_f16(rows, b * (type == CT_Q8_0 ? 34 : 22));
+            store_scales(panel, tile, b, d, 0, there, 32, false);
         }
+    } else if (type == CT_Q6_K) {
+        for (b = 0; b < n_blocks / 8; b++) {
+            q6_k_scales s = load_q6_k_scales(rows, b * 210);
+            UNROLL
+            for (size_t g = 0; g < 16; g++) store_scales(panel, tile, 16 * b + g, q6_k_d(&s, g), 0, there, 16, false);
+        }
+    } else {
+        for (b = 0; b < n_blocks / 8; b++) {
+            k_scales s = load_k_scales(rows, b * (type == CT_Q4_K ? 144 : 176));
+            UNROLL
+            for (size_t g = 0; g < 8; g++) {
+                store_scales(panel, tile, 8 * b + g, k_d(&s, g), 0, there, 32, true);
+                store_scales(panel, tile, 8 * b + g, k_m(&s, g), 1, there, 32, true);
+            }
+        }
+    }
 }
 
-static void unpack_q4_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q4_0, 32, false);
-    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 18, 0, false, 0);
-}
-
-static void unpack_q4_1(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q4_1, 32, true);
-    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 20, 0, true, 0);
-    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 20, 2, true, 1);
-}
-
-static void unpack_q5_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q5_0, 32, false);
-    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 22, 0, false, 0);
-}
-
-static void unpack_q8_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q8_0, 32, false);
-    unpack_f16(panel, w, row_bytes, n_rows, n_cols / 32, 34, 0, false, 0);
-}
+#define UNPACK(name, type)                                                                                     \
+    static void name(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)               \
+    {                                                                                                          \
+        for (size_t tile = 0; tile < 2 && n_rows > 0; tile++) {                                                \
+            const size_t from = n_rows > tile * TILE_ROWS ? tile * TILE_ROWS : 0;                              \
+            const uint8_t *rows[TILE_ROWS];                                                                    \
+            row_pointers(rows, (const uint8_t *)w + from * row_bytes, row_bytes, n_rows - from);               \
+            unpack_tile(panel, tile, rows, rows_there(tile == 0 || from > 0 ? n_rows - from : 0), n_cols, type); \
+        }                                                                                                      \
+    }
+UNPACK(unpack_q4_0, CT_Q4_0)
+UNPACK(unpack_q4_1, CT_Q4_1)
+UNPACK(unpack_q5_0, CT_Q5_0)
+UNPACK(unpack_q8_0, CT_Q8_0)
+UNPACK(unpack_q4_k, CT_Q4_K)
+UNPACK(unpack_q5_k, CT_Q5_K)
+UNPACK(unpack_q6_k, CT_Q6_K)
 
 /* ---- panel x activations -------------------------------------------------------------------------------------------- */
 
-enum { GEMM_I8_TOKENS = 5 };
+enum { GEMM_I8_TOKENS = 6 };
 
 /* n_t tokens x 32 rows. Accumulators: n_t x 2 int32 (one sub-block) and n_t x 2 float. */
 static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t *panel, const uint8_t *act, size_t act_stride,
@@ -305,6 +510,7 @@ static ALWAYS_INLINE void gemm_i8_of(float *y, size_t y_stride, const uint8_t *p
         float *yt = y + t * y_stride;
         const uint8_t *at = act + t * act_stride;
         switch (n_t) {
+        case 6: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 6, sub_elems, has_min); break;
         case 5: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 5, sub_elems, has_min); break;
         case 4: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 4, sub_elems, has_min); break;
         case 3: gemm_i8_tile(yt, y_stride, panel, at, act_stride, n_rows, n_cols, 3, sub_elems, has_min); break;
@@ -330,15 +536,9 @@ static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *ac
  * vpdpbusd leaves is 4 (or 8) partial sums for each row and sub-block, in registers of one row; the reductions below add and
  * transpose at once until one register holds the dot products of one sub-block and 16 rows. */
 
-/* Rows that are not there (r >= n_rows) repeat the last one; their results are not stored. */
-static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uint8_t *w, size_t row_bytes, size_t n_rows)
-{
-    for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
-}
-
 static ALWAYS_INLINE void store_rows(float *y, __m512 acc, size_t n_rows)
 {
-    _mm512_mask_storeu_ps(y, (__mmask16)((1u << (n_rows < 16 ? n_rows : 16)) - 1), acc);
+    _mm512_mask_storeu_ps(y, rows_there(n_rows), acc);
 }
 
 static ALWAYS_INLINE __m512i add_pairs_16(__m512i a, __m512i b) /* int32 a, b that fit int16 -> sums of neighbours */
@@ -363,64 +563,27 @@ static ALWAYS_INLINE __m512i reduce_4_rows(const __m512i p[4])
     return add_pairs_16(add_pairs_16(p[0], p[1]), add_pairs_16(p[2], p[3]));
 }
 
-/* g[i]: lane s = four f16 of rows 4*i … 4*i + 3 in its low (or, `high`, upper) half, for block s -> out[s] = 16 rows as floats */
-static ALWAYS_INLINE void f16_columns(const __m512i g[4], const bool high, __m512 out[4])
-{
-    __m512i u = high ? _mm512_unpackhi_epi64(g[0], g[1]) : _mm512_unpacklo_epi64(g[0], g[1]);
-    __m512i v = high ? _mm512_unpackhi_epi64(g[2], g[3]) : _mm512_unpacklo_epi64(g[2], g[3]);
-    __m512i first = _mm512_permutex2var_epi64(u, _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), v);
-    __m512i second = _mm512_permutex2var_epi64(u, _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15), v);
-    out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(first));
-    out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(first, 1));
-    out[2] = _mm512_cvtph_ps(_mm512_castsi512_si256(second));
-    out[3] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(second, 1));
-}
-
-/* A load of dwords [offset, offset + 64) of which only those before `n_bytes` are there. */
-static ALWAYS_INLINE __m512i load_until(const uint8_t *p, size_t offset, size_t n_bytes)
-{
-    return load_dwords(p + offset, dwords(n_bytes > offset ? n_bytes - offset : 0));
-}
-
-/* One step: 4 blocks (n < 4 at the end of a row) of 16 rows. */
+/* One step of Q4_0 or Q4_1: 4 blocks (n < 4 at the end of a row) of 16 rows. */
 static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
                                     const act_meta *meta, const size_t n, const bool has_min)
 {
-    const size_t block_bytes = has_min ? 20 : 18, n_bytes = n * block_bytes;
-    /* Loads of 64 bytes at first and second hold all nibbles between them: which dwords of the two. */
-    const size_t first = has_min ? 0 : 2, second = has_min ? 16 : 8;
-    const __m512i nibble_dwords = has_min ? _mm512_setr_epi32(1, 2, 3, 4, 6, 7, 8, 9, 11, 12, 13, 14, 28, 29, 30, 31)
-                                          : _mm512_setr_epi32(0, 1, 2, 3, 19, 20, 21, 22, 9, 10, 11, 12, 28, 29, 30, 31);
-    /* Dwords of the 64 bytes at 0 that hold the blocks' scales, for two rows at a time. */
-    const __m512i header_dwords = has_min ? _mm512_setr_epi32(0, 16, 0, 16, 5, 21, 5, 21, 10, 26, 10, 26, 15, 31, 15, 31)
-                                          : _mm512_setr_epi32(0, 16, 0, 16, 4, 20, 4, 20, 9, 25, 9, 25, 13, 29, 13, 29);
-    /* d of four rows, then m (or the other half of the dwords). */
-    const __m512i d_first = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    const __m512i odd_blocks = _mm512_setr_epi64(0, 0, 0x0202020202020202, 0x0202020202020202, 0, 0, 0x0202020202020202, 0x0202020202020202);
-    const __m512i header_bytes = has_min ? d_first : _mm512_xor_si512(d_first, odd_blocks);
     const __m512i low = _mm512_set1_epi8(15);
-    __m512i q01 = _mm512_loadu_si512(q), q23 = _mm512_loadu_si512(q + 64);
+    __m512i q01 = _mm512_loadu_si512(q), q23 = _mm512_loadu_si512(q + 64); /* the activations are padded */
     __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xdd);
     __m512i dot[4], header[4];
+    __m512 d[4], m[4];
     UNROLL
     for (size_t i = 0; i < 4; i++) {
-        __m512i p[4], h[4];
+        __m512i p[4];
+        header[i] = load_q4(rows + 4 * i, pos, n, has_min, p);
         UNROLL
         for (size_t k = 0; k < 4; k++) {
-            const uint8_t *row = rows[4 * i + k] + pos;
-            __m512i a = n == 4 ? _mm512_loadu_si512(row + first) : load_until(row, first, n_bytes);
-            __m512i b = n == 4 ? _mm512_loadu_si512(row + second) : load_until(row, second, n_bytes);
-            h[k] = has_min ? a : n == 4 ? _mm512_loadu_si512(row) : load_until(row, 0, n_bytes);
+            __m512i lo = _mm512_and_si512(p[k], low), hi = _mm512_and_si512(_mm512_srli_epi16(p[k], 4), low);
+            p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, q_lo), hi, q_hi);
             if (n == 4) prefetch(rows[4 * i + k], ahead);
-            __m512i v = _mm512_permutex2var_epi32(a, nibble_dwords, b);
-            p[k] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_and_si512(v, low), q_lo);
-            p[k] = _mm512_dpbusd_epi32(p[k], _mm512_and_si512(_mm512_srli_epi16(v, 4), low), q_hi);
         }
         dot[i] = reduce_4_rows(p);
-        __m512i h01 = _mm512_permutex2var_epi32(h[0], header_dwords, h[1]), h23 = _mm512_permutex2var_epi32(h[2], header_dwords, h[3]);
-        header[i] = _mm512_shuffle_epi8(_mm512_mask_blend_epi32(0xcccc, h01, h23), header_bytes);
     }
-    __m512 d[4], m[4];
     transpose_lanes(dot);
     f16_columns(header, false, d);
     if (has_min) f16_columns(header, true, m);
@@ -529,80 +692,6 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
 
 /* ---- types of 256 ---- */
 
-/* Dwords of 16 bytes at `offset` of 16 rows: out[c] holds dword c of each row. */
-static ALWAYS_INLINE void load_columns(const uint8_t *const rows[TILE_ROWS], size_t offset, __m512i out[4])
-{
-    __m512i z[4];
-    UNROLL
-    for (size_t i = 0; i < 4; i++) { /* rows i, 4 + i, 8 + i, 12 + i */
-        z[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(rows[i] + offset)));
-        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[4 + i] + offset)), 1);
-        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[8 + i] + offset)), 2);
-        z[i] = _mm512_inserti32x4(z[i], _mm_loadu_si128((const __m128i *)(const void *)(rows[12 + i] + offset)), 3);
-    }
-    __m512i a = _mm512_unpacklo_epi32(z[0], z[1]), b = _mm512_unpackhi_epi32(z[0], z[1]);
-    __m512i c = _mm512_unpacklo_epi32(z[2], z[3]), d = _mm512_unpackhi_epi32(z[2], z[3]);
-    out[0] = _mm512_unpacklo_epi64(a, c);
-    out[1] = _mm512_unpackhi_epi64(a, c);
-    out[2] = _mm512_unpacklo_epi64(b, d);
-    out[3] = _mm512_unpackhi_epi64(b, d);
-}
-
-static ALWAYS_INLINE __m512 cvt_f16_dwords(__m512i v) /* the lower half of each dword */
-{
-    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v));
-}
-
-static ALWAYS_INLINE __m512 cvt_byte(__m512i v, const size_t j) /* unsigned byte j of each dword */
-{
-    return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(v, (unsigned)(8 * j)), _mm512_set1_epi32(255)));
-}
-
-static ALWAYS_INLINE __m512 cvt_signed_byte(__m512i v, const size_t j)
-{
-    return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(v, (unsigned)(24 - 8 * j)), 24));
-}
-
-/* Scales of a block of Q4_K or Q5_K at `pos` of 16 rows. */
-typedef struct k_scales {
-    __m512 d, minus_dmin;
-    __m512i scale[2], min[2]; /* [g / 4]: byte g % 4 of each row's dword */
-} k_scales;
-
-static ALWAYS_INLINE k_scales load_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
-{
-    const __m512i six = _mm512_set1_epi8(0x3f), four = _mm512_set1_epi8(0x0f), upper = _mm512_set1_epi8(0x30);
-    __m512i c[4];
-    load_columns(rows, pos, c);
-    k_scales s = {.d = cvt_f16_dwords(c[0]), .minus_dmin = v_neg(cvt_f16_dwords(_mm512_srli_epi32(c[0], 16)))};
-    s.scale[0] = _mm512_and_si512(c[1], six);
-    s.min[0] = _mm512_and_si512(c[2], six);
-    s.scale[1] = _mm512_or_si512(_mm512_and_si512(c[3], four), _mm512_and_si512(_mm512_srli_epi32(c[1], 2), upper));
-    s.min[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(c[3], 4), four), _mm512_and_si512(_mm512_srli_epi32(c[2], 2), upper));
-    return s;
-}
-
-static ALWAYS_INLINE __m512 k_d(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4)); }
-static ALWAYS_INLINE __m512 k_m(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4)); }
-
-/* The fifth bits of sub-blocks g0 (first 32 bytes) and g1 (last 32) moved to bit 4; other bits are left over. */
-static ALWAYS_INLINE __m512i fifth_bits(__m512i qh, const int g0, const int g1)
-{
-    const int s0 = (4 - g0) & 31, s1 = (4 - g1) & 31;
-    return _mm512_rolv_epi32(qh, _mm512_setr_epi32(s0, s0, s0, s0, s0, s0, s0, s0, s1, s1, s1, s1, s1, s1, s1, s1));
-}
-
-static ALWAYS_INLINE __m512i merge_5_bits(__m512i nibbles, __m512i high) /* (nibbles & 15) | (high & 16) */
-{
-    const __m512i low = _mm512_set1_epi8(0x0f);
-    return _mm512_and_si512(_mm512_ternarylogic_epi32(low, nibbles, high, 0xca), _mm512_set1_epi8(0x1f));
-}
-
-static ALWAYS_INLINE __m512i broadcast_32_bytes(const uint8_t *p)
-{
-    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
-}
-
 static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                                        const bool five)
 {
@@ -682,38 +771,6 @@ static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *a
     matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, true);
 }
 
-/* Half a block of Q6_K: ql [64], qh [32] -> codes + 32 of elements 0 … 63 and 64 … 127. */
-static ALWAYS_INLINE void codes_q6_k(const uint8_t *ql, const uint8_t *qh, __m512i *lo, __m512i *hi)
-{
-    const __m512i low = _mm512_set1_epi8(0x0f), six = _mm512_set1_epi8(0x3f);
-    __m512i v = _mm512_loadu_si512(ql), h = broadcast_32_bytes(qh);
-    __m512i h_lo = _mm512_sllv_epi32(h, _mm512_setr_epi32(4, 4, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2));
-    __m512i h_hi = _mm512_srlv_epi32(h, _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2));
-    *lo = _mm512_and_si512(_mm512_ternarylogic_epi32(low, v, h_lo, 0xca), six);
-    *hi = _mm512_and_si512(_mm512_ternarylogic_epi32(low, _mm512_srli_epi16(v, 4), h_hi, 0xca), six);
-}
-
-/* Scales of a block of Q6_K at `pos` of 16 rows. */
-typedef struct q6_k_scales {
-    __m512 d;
-    __m512i scale[4]; /* [g / 4]: signed byte g % 4 of each row's dword */
-} q6_k_scales;
-
-static ALWAYS_INLINE q6_k_scales load_q6_k_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
-{
-    q6_k_scales s;
-    uint16_t d[TILE_ROWS];
-    for (size_t i = 0; i < TILE_ROWS; i++) d[i] = load_u16(rows[i] + pos + 208);
-    load_columns(rows, pos + 192, s.scale);
-    s.d = v_from_f16(d);
-    return s;
-}
-
-static ALWAYS_INLINE __m512 q6_k_d(const q6_k_scales *s, const size_t g)
-{
-    return _mm512_mul_ps(s->d, cvt_signed_byte(s->scale[g / 4], g % 4));
-}
-
 static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
 {
     enum { BLOCK_BYTES = 210 };
@@ -759,88 +816,6 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
             }
         }
         store_rows(y + r, acc, n_rows - r);
-    }
-}
-
-/* ---- unpacking the types of 256 ---- */
-
-static ALWAYS_INLINE __m512i codes_64_q4_k(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    (void)n_blocks;
-    __m512i v = broadcast_32_bytes(row + b / 8 * 144 + 16 + b % 8 * 16);
-    v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
-    return _mm512_ternarylogic_epi32(v, _mm512_set1_epi8(15), _mm512_set1_epi8(-128), 0xea); /* (v & 15) | 128 */
-}
-
-static ALWAYS_INLINE __m512i codes_64_q5_k(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    (void)n_blocks;
-    const uint8_t *block = row + b / 8 * 176;
-    __m512i v = broadcast_32_bytes(block + 48 + b % 8 * 16), high = broadcast_32_bytes(block + 16);
-    v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4));
-    return _mm512_or_si512(merge_5_bits(v, fifth_bits(high, (int)(b % 8), (int)(b % 8 + 1))), _mm512_set1_epi8(-128));
-}
-
-static ALWAYS_INLINE __m512i codes_64_q6_k(const uint8_t *row, size_t b, size_t n_blocks)
-{
-    (void)n_blocks;
-    const uint8_t *block = row + b / 8 * 210;
-    size_t half = b % 8 / 4;
-    __m512i lo, hi;
-    codes_q6_k(block + 64 * half, block + 128 + 32 * half, &lo, &hi);
-    return _mm512_add_epi8(b % 4 == 0 ? lo : hi, _mm512_set1_epi8(128 - 32));
-}
-
-/* Scales of 16 rows at a time; rows that are not there get zeros. */
-static ALWAYS_INLINE void unpack_q45_k_scales(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols,
-                                              const size_t block_bytes)
-{
-    for (size_t tile = 0; tile < 2; tile++) {
-        const size_t done = tile * TILE_ROWS, n = n_rows > done ? n_rows - done : 0;
-        const uint8_t *rows[TILE_ROWS];
-        row_pointers(rows, w + (n > 0 ? done : 0) * row_bytes, row_bytes, n > 0 ? n : 1);
-        __mmask16 there = (__mmask16)((1u << (n < 16 ? n : 16)) - 1);
-        for (size_t b = 0; b < n_cols / 256; b++) {
-            k_scales scales = load_k_scales(rows, b * block_bytes);
-            UNROLL
-            for (size_t g = 0; g < 8; g++) {
-                float *out = panel_scales(panel, 8 * b + g, 32, true) + done;
-                _mm512_store_ps(out, _mm512_maskz_mov_ps(there, k_d(&scales, g)));
-                _mm512_store_ps(out + PANEL_ROWS, _mm512_maskz_mov_ps(there, k_m(&scales, g)));
-            }
-        }
-    }
-}
-
-static void unpack_q4_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    if (n_rows == 0) return;
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q4_k, 32, true);
-    unpack_q45_k_scales(panel, w, row_bytes, n_rows, n_cols, 144);
-}
-
-static void unpack_q5_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    if (n_rows == 0) return;
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q5_k, 32, true);
-    unpack_q45_k_scales(panel, w, row_bytes, n_rows, n_cols, 176);
-}
-
-static void unpack_q6_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
-{
-    if (n_rows == 0) return;
-    unpack_codes(panel, w, row_bytes, n_rows, n_cols, codes_64_q6_k, 16, false);
-    for (size_t tile = 0; tile < 2; tile++) {
-        const size_t done = tile * TILE_ROWS, n = n_rows > done ? n_rows - done : 0;
-        const uint8_t *rows[TILE_ROWS];
-        row_pointers(rows, (const uint8_t *)w + (n > 0 ? done : 0) * row_bytes, row_bytes, n > 0 ? n : 1);
-        __mmask16 there = (__mmask16)((1u << (n < 16 ? n : 16)) - 1);
-        for (size_t b = 0; b < n_cols / 256; b++) {
-            q6_k_scales scales = load_q6_k_scales(rows, b * 210);
-            UNROLL
-            for (size_t g = 0; g < 16; g++)
-                _mm512_store_ps(panel_scales(panel, 16 * b + g, 16, false) + done, _mm512_maskz_mov_ps(there, q6_k_d(&scales, g)));
-        }
     }
 }
 

@@ -1,0 +1,238 @@
+"""Two ways to drive one exchange: in the caller's thread, and for an event loop.
+
+The asynchronous driver runs the blocking exchange in a thread of its own per request, which hands what it makes to the loop.
+The engine waits in C without the interpreter's lock, so such a thread costs next to nothing; the loop is never blocked, and
+its shared executor stays free for others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from ._exchange import Exchange
+from .errors import RequestCancelledError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AsyncDriver", "AsyncStream", "Driver", "Stream", "SyncDriver"]
+
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+class Driver(Protocol):
+    """What a client's resources are driven by. `make` checks the request and may raise; nothing has begun when it returns."""
+
+    def whole(self, make: Callable[[], Exchange[Any, Any]]) -> Any:
+        """The finished reply."""
+        ...
+
+    def stream(self, make: Callable[[], Exchange[Any, Any]]) -> Any:
+        """The reply piece by piece, once it has begun."""
+        ...
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Any other work that may block."""
+        ...
+
+
+class Stream(Generic[Item]):
+    """A reply that arrives piece by piece: an iterator of chunks. Closing or dropping it cancels what is still to come."""
+
+    def __init__(self, exchange: Exchange[Any, Item]) -> None:
+        self._exchange = exchange
+        self._items = exchange.items()
+        self._lock = threading.Lock()
+        self._done = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        if self._done:
+            raise StopIteration
+        with self._lock:
+            try:
+                return next(self._items)
+            except RequestCancelledError:
+                if self._done:  # by our own close()
+                    raise StopIteration from None
+                raise
+
+    def close(self) -> None:
+        """Ends the reply. Safe to call from another thread while this one waits for a chunk."""
+        self._done = True
+        self._exchange.cancel()
+        with self._lock:
+            self._items.close()  # type: ignore[attr-defined]
+            self._exchange.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_done"):
+            self.close()
+
+
+class SyncDriver:
+    """Everything in the thread that asks."""
+
+    def whole(self, make: Callable[[], Exchange[Result, Any]]) -> Result:
+        exchange = make()
+        exchange.open()
+        return exchange.result()
+
+    def stream(self, make: Callable[[], Exchange[Any, Item]]) -> Stream[Item]:
+        exchange = make()
+        exchange.open()
+        return Stream(exchange)
+
+    def call(self, function: Callable[[], Value]) -> Value:
+        return function()
+
+
+# ---- for an event loop -------------------------------------------------------------------------------------------------
+
+
+class _End:
+    """Marks the end of a bridged stream."""
+
+
+class _Bridge(Generic[Item]):
+    """Runs blocking work in a thread of its own and hands what it yields to the event loop that asked.
+
+    The thread holds no reference to whoever reads, so a reader that is dropped can still cancel it.
+    """
+
+    def __init__(self, work: Callable[[], Iterator[Item]], cancel: Callable[[], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Item | BaseException | type[_End]] = asyncio.Queue()
+        self.cancel = cancel
+        self.finished: Future[None] = Future()
+        arguments = (self._loop, self._queue, work, cancel, self.finished)
+        threading.Thread(target=_pump, args=arguments, name="cactus-py-request", daemon=True).start()
+
+    async def next(self) -> Item:
+        """The next value. Raises StopAsyncIteration at the end, and what the work raised. Cancelling it cancels the work."""
+        try:
+            item = await self._queue.get()
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        if isinstance(item, BaseException):
+            self._queue.put_nowait(_End)
+            raise item
+        if item is _End:
+            self._queue.put_nowait(_End)
+            raise StopAsyncIteration
+        return item  # type: ignore[return-value]
+
+
+def _pump(
+    loop: asyncio.AbstractEventLoop,
+    queue: asyncio.Queue[Any],
+    work: Callable[[], Iterator[Any]],
+    cancel: Callable[[], None],
+    finished: Future[None],
+) -> None:
+    """The thread of a bridge."""
+
+    def post(item: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
+        except RuntimeError:  # the loop is closed: nobody will ever read this
+            cancel()
+
+    try:
+        for item in work():
+            post(item)
+        post(_End)
+    except BaseException as error:
+        post(error)
+    finally:
+        finished.set_result(None)
+
+
+class AsyncStream(Generic[Item]):
+    """A reply that arrives piece by piece: an async iterator of chunks. Closing or dropping it, or cancelling the task that
+    waits for a chunk, cancels what is still to come."""
+
+    def __init__(self, bridge: _Bridge[Any]) -> None:
+        self._bridge = bridge
+        self._done = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        if self._done:
+            raise StopAsyncIteration
+        try:
+            item: Item = await self._bridge.next()
+            return item
+        except RequestCancelledError:
+            if self._done:  # by our own close()
+                raise StopAsyncIteration from None
+            raise
+
+    async def close(self) -> None:
+        """Ends the reply and waits until it has ended."""
+        self._done = True
+        self._bridge.cancel()
+        await asyncio.shield(asyncio.wrap_future(self._bridge.finished))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_done") and not self._done:
+            self._bridge.cancel()
+
+
+class AsyncDriver:
+    """Everything in threads, awaited from the running event loop."""
+
+    async def whole(self, make: Callable[[], Exchange[Result, Any]]) -> Result:
+        exchange = make()
+
+        def work() -> Iterator[Result]:
+            exchange.open()
+            yield exchange.result()
+
+        bridge: _Bridge[Result] = _Bridge(work, exchange.cancel)
+        return await bridge.next()
+
+    async def stream(self, make: Callable[[], Exchange[Any, Item]]) -> AsyncStream[Item]:
+        exchange = make()
+
+        def work() -> Iterator[Any]:
+            exchange.open()
+            yield None  # it has begun: errors of the request itself belong to the call that made it
+            yield from exchange.items()
+
+        bridge: _Bridge[Any] = _Bridge(work, exchange.cancel)
+        await bridge.next()
+        return AsyncStream(bridge)
+
+    async def call(self, function: Callable[[], Value]) -> Value:
+        def work() -> Iterator[Value]:
+            yield function()
+
+        bridge: _Bridge[Value] = _Bridge(work, lambda: None)
+        return await bridge.next()

@@ -1,0 +1,47 @@
+"""Backends by name: those of this package, and those that other packages name in the entry point group
+`cactus_py.backends`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import BackendError
+
+if TYPE_CHECKING:
+    from .base import Backend, BackendOptions
+
+__all__ = ["available", "create"]
+
+GROUP = "cactus_py.backends"
+_BUILT_IN = {"native": "cactus_py.backends.native:NativeBackend"}  # found without installation, and not to be replaced
+
+
+def available() -> list[str]:
+    """Names of all backends that are installed."""
+    from importlib.metadata import entry_points
+
+    return sorted({*_BUILT_IN, *(point.name for point in entry_points(group=GROUP))})
+
+
+def create(name: str, options: BackendOptions) -> Backend:
+    """Makes the backend called `name`. Raises BackendError if there is none or if it cannot be imported."""
+    try:
+        return _factory(name)(options)
+    except ImportError as error:
+        if isinstance(error, BackendError):
+            raise
+        raise BackendError(f'the backend "{name}" cannot be imported: {error}') from error
+
+
+def _factory(name: str) -> type[Backend]:
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        factory: type[Backend] = getattr(import_module(module), attribute)
+        return factory
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=GROUP, name=name):
+        factory = point.load()
+        return factory
+    raise BackendError(f'there is no backend "{name}"; there are: {", ".join(available())}')

@@ -1,0 +1,147 @@
+"""What a backend is: something that turns a checked request into a reply, piece by piece.
+
+A backend blocks: it is called from threads, several at a time, and knows nothing of event loops, HTTP or wire formats. What
+it yields are `Delta`s; the client makes OpenAI's objects of them, once for all backends.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+if TYPE_CHECKING:
+    from ..types import ChatCompletionRequest, CompletionRequest, ModelCard
+
+__all__ = ["Backend", "BackendOptions", "Delta", "Reply", "ReplyStats", "TokenInfo"]
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """One token of a reply. `raw` are its exact bytes, which may be less than a character; `logprob` is None for the first
+    token of an echoed prompt; `top` are the likeliest alternatives, best first; `entropy` in nats, `margin` in logits. A
+    `hidden` token is no part of the text, as the one that begins every prompt."""
+
+    id: int
+    raw: bytes
+    logprob: float | None
+    top: tuple[TokenInfo, ...] = ()
+    entropy: float | None = None
+    margin: float | None = None
+    hidden: bool = False
+
+    @property
+    def token(self) -> str:
+        """The token as text; bytes that are no characters of their own become U+FFFD."""
+        return self.raw.decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one event adds to the answer `index`: text (whole characters), tokens (only if the request wants
+    log-probabilities), and, on the answer's last event, why it ended."""
+
+    index: int
+    text: str
+    tokens: tuple[TokenInfo, ...] = ()
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyStats:
+    """What a reply cost, all answers together; times are those of the slowest, in wall-clock milliseconds."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    queue_ms: float = 0.0
+    prompt_ms: float = 0.0
+    decode_ms: float = 0.0
+    dropped_messages: int = 0  # left out by context_policy="shift"
+
+
+class Reply(ABC):
+    """A reply that is being made: an iterator of Delta, for one consumer.
+
+    Iteration raises RequestCancelledError if the reply was cancelled, RequestTimeoutError if its time ran out. `close` belongs
+    to the consumer; `cancel` may be called by anyone, at any time.
+    """
+
+    model: str
+    backend: str
+    route: Literal["local", "cloud"]
+
+    def __iter__(self) -> Reply:
+        return self
+
+    @abstractmethod
+    def __next__(self) -> Delta:
+        """The next event; waits for it."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Ends the reply as soon as possible."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the reply and frees what it holds. The stats stay."""
+
+    @property
+    @abstractmethod
+    def stats(self) -> ReplyStats:
+        """Cost so far; final after the last event."""
+
+    def __enter__(self) -> Reply:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """What a client tells a backend when it makes one. None leaves the choice to the backend."""
+
+    model: str
+    home: str | os.PathLike[str] | None = None
+    threads: int | None = None
+    context: int | None = None
+    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    kv_memory_bytes: int | None = None
+    batch: int | None = None
+    kernels: str | None = None
+    progress: Callable[[str, int, int | None], None] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A class of this shape, named in the entry point group `cactus_py.backends`, is a backend."""
+
+    name: ClassVar[str]
+
+    def __init__(self, options: BackendOptions) -> None: ...
+
+    def chat(self, request: ChatCompletionRequest) -> Reply:
+        """Starts a reply to a conversation. Raises before any token is computed if the request cannot be served."""
+        ...
+
+    def complete(self, request: CompletionRequest) -> Reply:
+        """Starts a continuation of plain prompts; answer `i * n + j` is the j-th of prompt i."""
+        ...
+
+    def models(self) -> list[ModelCard]:
+        """What can be asked for without a download."""
+        ...
+
+    def warm_up(self, model: str | None = None) -> None:
+        """Loads a model now instead of with the first request."""
+        ...
+
+    def close(self) -> None:
+        """Cancels all replies and frees all models. Everything that is called afterwards raises RequestCancelledError."""
+        ...

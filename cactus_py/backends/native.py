@@ -1,0 +1,495 @@
+"""The backend over our own engine: models in this process, templates from their files, requests that run as one batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from secrets import randbits
+from typing import Any, ClassVar, Literal
+
+from .. import hub
+from ..engine import Generation, Model, Token
+from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError
+from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
+from ..prompting.encode import PromptEncoder
+from ..prompting.messages import template_messages
+from ..prompting.template import ChatTemplate
+from ..types import ChatCompletionRequest, CompletionRequest, GenerationRequest, ModelCard
+from .base import BackendOptions, Delta, FinishReason, Reply, ReplyStats, TokenInfo
+
+__all__ = ["NativeBackend"]
+
+_WAIT_SECONDS = 0.2  # longest wait in C without a look at time-outs and Ctrl-C
+_TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
+_MAX_ECHO_LOGITS_BYTES = 1 << 30
+_CLOSED = "the request was cancelled because its client was closed"
+
+
+class NativeBackend:
+    """Loads each model once, when it is first asked for, and keeps it until closed."""
+
+    name: ClassVar[str] = "native"
+
+    def __init__(self, options: BackendOptions) -> None:
+        self._options = options
+        self._store = hub.Store(None if options.home is None else Path(options.home))
+        self._lock = threading.Lock()  # guards the two dicts and the flag
+        self._load_lock = threading.Lock()  # one model is found, fetched and mapped at a time
+        self._by_name: dict[str, _LoadedModel] = {}
+        self._by_path: dict[Path, _LoadedModel] = {}
+        self._closed = False
+
+    # ---- models ----
+
+    def warm_up(self, model: str | None = None) -> None:
+        self._model(model)
+
+    def models(self) -> list[ModelCard]:
+        with self._lock:
+            names = {loaded.name: loaded.path for loaded in self._by_path.values()}
+        for installed in hub.installed(self._store):
+            names.setdefault(installed.name, installed.path)
+        return [ModelCard(id=name, created=_modified_at(path), owned_by="local") for name, path in sorted(names.items())]
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            models = list(self._by_path.values())
+            self._by_name.clear()
+            self._by_path.clear()
+        for loaded in models:
+            loaded.close()
+
+    def _model(self, name: str | None) -> _LoadedModel:
+        asked = name or self._options.model
+        loaded = self._known(asked)
+        if loaded is not None:
+            return loaded
+        with self._load_lock:
+            loaded = self._known(asked)
+            if loaded is not None:
+                return loaded
+            path = Path(hub.resolve(asked, store=self._store, progress=self._options.progress)).resolve()
+            with self._lock:
+                loaded = self._by_path.get(path)
+            if loaded is None:
+                is_path = Path(asked).expanduser().is_file()  # a path says too much about this machine to be a model's name
+                loaded = _LoadedModel(path.stem if is_path else asked, path, self._load(path))
+            with self._lock:
+                if not self._closed:
+                    self._by_path[path] = loaded
+                    self._by_name[asked] = loaded
+                    self._by_name.setdefault(loaded.name, loaded)
+                    return loaded
+        loaded.close()
+        raise RequestCancelledError(_CLOSED)
+
+    def _known(self, name: str) -> _LoadedModel | None:
+        with self._lock:
+            if self._closed:
+                raise RequestCancelledError(_CLOSED)
+            return self._by_name.get(name)
+
+    def _load(self, path: Path) -> Model:
+        options = self._options
+        return Model.load(
+            path,
+            threads=options.threads,
+            context=options.context,
+            kv_type=options.kv_type,
+            kv_memory=options.kv_memory_bytes,
+            batch=options.batch,
+            kernels=options.kernels,
+        )
+
+    # ---- requests ----
+
+    def chat(self, request: ChatCompletionRequest) -> Reply:
+        _refuse_unsupported(request)
+        messages = template_messages(request.messages)
+        loaded = self._model(request.model)
+        deadline = _deadline(request)
+        with loaded.in_use() as model:
+            prompt = fit_messages(
+                loaded.encoder.encode,
+                messages,
+                context_tokens=model.context,
+                policy=request.context_policy,
+                max_tokens=request.token_limit,
+            )
+            n_top = (request.top_logprobs or 0) if request.logprobs else None
+            answers = loaded.start(request, prompt, n_top, first_index=0)
+        return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
+
+    def complete(self, request: CompletionRequest) -> Reply:
+        n = request.n or 1
+        if request.suffix is not None:
+            raise InvalidRequestError("suffix is not supported: local models only continue text at its end", "suffix")
+        if request.best_of is not None and request.best_of != n:
+            raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
+        loaded = self._model(request.model)
+        deadline = _deadline(request)
+        answers: list[_Answer] = []
+        prompts: list[FittedPrompt] = []
+        try:
+            with loaded.in_use() as model:
+                for given in request.prompts:
+                    ids = loaded.prompt_ids(given)
+                    prompts.append(
+                        fit_tokens(
+                            ids,
+                            context_tokens=model.context,
+                            policy=request.context_policy,
+                            keep_tokens=int(ids[0] == model.tokenizer.info.bos_id),
+                            max_tokens=request.max_tokens,
+                            n_reply=0 if request.max_tokens == 0 else 1,
+                        )
+                    )
+                for position, prompt in enumerate(prompts):
+                    echo = loaded.echo(request, request.prompts[position], prompt.ids) if request.echo else None
+                    answers += loaded.start(request, prompt, request.logprobs, first_index=position * n, echo=echo)
+        except BaseException:
+            for answer in answers:
+                answer.close()
+            raise
+        return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
+
+
+class _LoadedModel:
+    """A model, its template, and a count of those who use it: it is closed only when nobody does."""
+
+    def __init__(self, name: str, path: Path, model: Model) -> None:
+        self.name = name
+        self.path = path
+        self._model = model
+        self._idle = threading.Condition()
+        self._n_users = 0
+        self._closed = False
+        self._token_bytes: dict[int, bytes] = {}
+        self._encoder_lock = threading.Lock()
+        self._encoder: PromptEncoder | None = None
+
+    @contextmanager
+    def in_use(self) -> Iterator[Model]:
+        """The model, which stays open until the block ends. Raises RequestCancelledError if it was closed."""
+        with self._idle:
+            if self._closed:
+                raise RequestCancelledError(_CLOSED)
+            self._n_users += 1
+        try:
+            yield self._model
+        finally:
+            with self._idle:
+                self._n_users -= 1
+                self._idle.notify_all()
+
+    def close(self) -> None:
+        with self._idle:
+            self._closed = True
+            while self._n_users:
+                self._idle.wait()
+        self._model.close()
+
+    @property
+    def encoder(self) -> PromptEncoder:
+        """Call inside `in_use`."""
+        with self._encoder_lock:
+            if self._encoder is None:
+                tokenizer = self._model.tokenizer
+                info = tokenizer.info
+                ids = {"bos_token": info.bos_id, "eos_token": info.eos_id, "unk_token": info.unk_id, "pad_token": info.pad_id}
+                tokens = {key: self.bytes_of(i).decode("utf-8", "replace") for key, i in ids.items() if i is not None}
+                template = ChatTemplate.from_metadata(self._model.metadata, tokens=tokens, add_bos=info.add_bos)
+                self._encoder = PromptEncoder(template, tokenizer)
+            return self._encoder
+
+    @cached_property
+    def n_vocab(self) -> int:
+        return self._model.tokenizer.info.n_vocab
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """Exact bytes of a token. Call inside `in_use`."""
+        found = self._token_bytes.get(token_id)
+        if found is None:
+            found = self._token_bytes[token_id] = self._model.tokenizer.token_bytes(token_id)
+        return found
+
+    def info_of(self, token: Token) -> TokenInfo | None:
+        """What is reported of a token; None for an event without one, and for the token that ends an answer."""
+        if token.id < 0:
+            return None
+        with self.in_use() as model:
+            if token.finish_reason == "stop" and not token.text and "end" in model.tokenizer.attributes(token.id):
+                return None
+            top = tuple(TokenInfo(other, self.bytes_of(other), logprob) for other, logprob in token.top)
+            return TokenInfo(token.id, self.bytes_of(token.id), token.logprob, top, token.entropy, token.margin)
+
+    def prompt_ids(self, prompt: str | list[int]) -> list[int]:
+        """Ids of a plain prompt. Special tokens in it are recognised: whoever writes a raw prompt speaks for the model."""
+        if isinstance(prompt, str):
+            ids = self._model.tokenize(prompt, add_special=True, parse_special=True)
+            if not ids:
+                raise InvalidRequestError("the prompt is empty, and this model has no token to begin a text with", "prompt")
+            return ids
+        if not prompt:
+            raise InvalidRequestError("the prompt holds no token", "prompt")
+        for token in prompt:
+            if token >= self.n_vocab:
+                raise InvalidRequestError(f"the prompt holds token {token}, but the model has only {self.n_vocab}", "prompt")
+        return prompt
+
+    def start(
+        self, request: GenerationRequest, prompt: FittedPrompt, n_top: int | None, first_index: int, echo: Delta | None = None
+    ) -> list[_Answer]:
+        """Submits the `n` answers to one prompt; they run side by side and share the prompt's keys and values."""
+        sampling = self._sampling(request, n_top)
+        seed = request.seed if request.seed is not None else randbits(64)
+        limit: int | None = getattr(request, "token_limit", None)
+        answers: list[_Answer] = []
+        try:
+            for offset in range(request.n or 1):
+                generation = None
+                if limit != 0:
+                    generation = self._model.generate(
+                        prompt.ids,
+                        max_tokens=limit,
+                        sampling={**sampling, "seed": (seed + offset) % 2**64},
+                        stop=request.stop or (),
+                        context_policy=request.context_policy,
+                        keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
+                    )
+                answers.append(_Answer(first_index + offset, generation, echo))
+        except BaseException:
+            for answer in answers:
+                answer.close()
+            raise
+        return answers
+
+    def _sampling(self, request: GenerationRequest, n_top: int | None) -> dict[str, Any]:
+        for token in request.logit_bias or ():
+            if token >= self.n_vocab:
+                message = f"logit_bias names token {token}, but the model has only {self.n_vocab}"
+                raise InvalidRequestError(message, "logit_bias")
+        sampling: dict[str, Any] = {
+            "temperature": 1.0 if request.temperature is None else request.temperature,
+            "top_k": request.top_k,
+            "top_p": request.top_p,
+            "min_p": request.min_p,
+            "repetition_penalty": request.repetition_penalty,
+            "presence_penalty": request.presence_penalty,
+            "frequency_penalty": request.frequency_penalty,
+            "penalty_last_n": -1,  # OpenAI's penalties look at the whole text so far
+            "logit_bias": request.logit_bias,
+            "top_logprobs": n_top,
+        }
+        return {name: value for name, value in sampling.items() if value is not None}
+
+    def echo(self, request: CompletionRequest, given: str | list[int], ids: list[int]) -> Delta:
+        """The prompt as the first event of its own answer, with its log-probabilities if the request wants them."""
+        raw = b"".join(self.bytes_of(token) for token in ids)
+        hidden = isinstance(given, str) and self._begins_unasked(given, ids)
+        text = (raw[len(self.bytes_of(ids[0])) :] if hidden else raw).decode("utf-8", "replace")
+        if request.logprobs is None:
+            return Delta(0, text)
+        if request.logprobs == 0:
+            scores = [float(value) for value in self._model.logprobs(ids)] if len(ids) > 1 else []
+            tops: Sequence[tuple[TokenInfo, ...]] = [()] * len(scores)
+        else:
+            scores, tops = self._score(ids, request.logprobs)
+        tokens = [TokenInfo(ids[0], self.bytes_of(ids[0]), None, hidden=hidden)]
+        tokens += [TokenInfo(i, self.bytes_of(i), score, top) for i, score, top in zip(ids[1:], scores, tops, strict=True)]
+        return Delta(0, text, tuple(tokens))
+
+    def _begins_unasked(self, given: str, ids: list[int]) -> bool:
+        """Whether the tokenizer put a token in front that the text does not spell."""
+        info = self._model.tokenizer.info
+        return ids[0] == info.bos_id and not given.encode("utf-8", "replace").startswith(self.bytes_of(ids[0]))
+
+    def _score(self, ids: list[int], n_top: int) -> tuple[list[float], list[tuple[TokenInfo, ...]]]:
+        """For every token but the first: its log-probability and the likeliest alternatives."""
+        import numpy as np
+
+        n_bytes = 4 * len(ids) * self.n_vocab
+        if n_bytes > _MAX_ECHO_LOGITS_BYTES:
+            raise InvalidRequestError(
+                f"alternatives for a prompt of {len(ids)} tokens need {n_bytes >> 20} MiB; use logprobs=0 or a shorter prompt",
+                "logprobs",
+            )
+        scores: list[float] = []
+        tops: list[tuple[TokenInfo, ...]] = []
+        for row, token in zip(self._model.logits(ids)[:-1], ids[1:], strict=True):
+            peak = float(row.max())
+            total = peak + float(np.log(np.exp(row - peak, dtype=np.float64).sum()))
+            best = np.argpartition(row, -n_top)[-n_top:] if n_top < len(row) else np.arange(len(row))
+            best = best[np.argsort(row[best])[::-1]]
+            scores.append(float(row[token]) - total)
+            tops.append(tuple(TokenInfo(int(i), self.bytes_of(int(i)), float(row[i]) - total) for i in best))
+        return scores, tops
+
+
+class _Answer:
+    """One of the answers of a reply: what is echoed first, and the generation that follows, if any."""
+
+    def __init__(self, index: int, generation: Generation | None, echo: Delta | None) -> None:
+        self.index = index
+        self.generation = generation
+        self.echo = echo
+        self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
+
+    def cancel(self) -> None:
+        with self._lock:
+            if self.generation is not None:
+                self.generation.cancel()
+
+    def close(self) -> None:
+        with self._lock:
+            if self.generation is not None:
+                self.generation.close()
+
+
+class _NativeReply(Reply):
+    """The answers to one request, merged in the order in which their tokens come."""
+
+    backend = NativeBackend.name
+    route: Literal["local", "cloud"] = "local"
+
+    def __init__(
+        self,
+        loaded: _LoadedModel,
+        answers: list[_Answer],
+        *,
+        with_tokens: bool,
+        deadline: float | None,
+        prompts: list[FittedPrompt],
+    ) -> None:
+        self.model = loaded.name
+        self._loaded = loaded
+        self._answers = answers
+        self._open = list(answers)
+        self._with_tokens = with_tokens
+        self._deadline = deadline
+        self._prompts = prompts
+        self._closed = False
+        self._final_stats: ReplyStats | None = None
+
+    def __next__(self) -> Delta:
+        while self._open and not self._closed:
+            self._check_time()
+            try:
+                delta = self._poll()
+            except BaseException:
+                self.close()
+                raise
+            if delta is not None:
+                return delta
+        raise StopIteration
+
+    def _poll(self) -> Delta | None:
+        """The next event of any answer, None if a while passes without one. All answers come out of one batch, so their
+        events come together: one that has none is passed over, and waited for only when none has."""
+        patience = [0.0] * len(self._open) + [_TURN_SECONDS] if len(self._open) > 1 else [_WAIT_SECONDS]
+        for wait_seconds in patience:
+            answer = self._open.pop(0)
+            delta = self._take(answer, wait_seconds)
+            if delta is None or delta.finish_reason is None:
+                self._open.append(answer)
+            if delta is not None:
+                return delta
+        return None
+
+    def _take(self, answer: _Answer, wait_seconds: float) -> Delta | None:
+        """The next event of one answer, None if there is none yet."""
+        if answer.echo is not None:
+            echo, answer.echo = answer.echo, None
+            finish: FinishReason | None = "length" if answer.generation is None else None
+            return Delta(answer.index, echo.text, echo.tokens, finish)
+        if answer.generation is None:
+            return Delta(answer.index, "", (), "length")
+        try:
+            token = answer.generation.wait(self._remaining(wait_seconds))
+        except StopIteration:  # closed under our hands
+            raise RequestCancelledError("the request was cancelled") from None
+        if token is None:
+            return None
+        if token.finish_reason == "cancelled":
+            raise RequestCancelledError("the request was cancelled, or its client was closed")
+        info = self._loaded.info_of(token) if self._with_tokens else None
+        return Delta(answer.index, token.text, () if info is None else (info,), token.finish_reason)
+
+    def _remaining(self, wait_seconds: float) -> float:
+        if self._deadline is None:
+            return wait_seconds
+        return max(0.0, min(wait_seconds, self._deadline - time.monotonic()))
+
+    def _check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            self.close()
+            raise RequestTimeoutError("the request was not answered within its timeout; allow more time or fewer tokens")
+
+    def cancel(self) -> None:
+        for answer in self._answers:
+            answer.cancel()
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            for answer in self._answers:
+                answer.close()
+            self._final_stats = self._read_stats()
+
+    @property
+    def stats(self) -> ReplyStats:
+        return self._final_stats or self._read_stats()
+
+    def _read_stats(self) -> ReplyStats:
+        every = [answer.generation.stats for answer in self._answers if answer.generation is not None]
+        return ReplyStats(
+            prompt_tokens=sum(len(prompt.ids) for prompt in self._prompts),
+            cached_tokens=max((stats.cached_tokens for stats in every), default=0) if len(self._prompts) == 1 else 0,
+            completion_tokens=sum(stats.generated_tokens for stats in every),
+            queue_ms=max((stats.queue_ms for stats in every), default=0.0),
+            prompt_ms=max((stats.prompt_ms for stats in every), default=0.0),
+            decode_ms=max((stats.decode_ms for stats in every), default=0.0),
+            dropped_messages=sum(prompt.dropped_messages for prompt in self._prompts),
+        )
+
+    def __del__(self) -> None:
+        if not getattr(self, "_closed", True):
+            self.close()
+
+
+def _deadline(request: GenerationRequest) -> float | None:
+    return None if request.timeout is None else time.monotonic() + request.timeout
+
+
+def _modified_at(path: Path) -> int:
+    try:
+        return int(path.stat().st_mtime)
+    except OSError:
+        return 0
+
+
+def _refuse_unsupported(request: ChatCompletionRequest) -> None:
+    """One sentence about the first thing that a request asks for and this backend does not do."""
+    wants = (
+        ("tools", bool(request.tools) and request.tool_choice != "none", "tool calling"),
+        ("tool_choice", request.tool_choice not in (None, "none", "auto"), "tool calling"),
+        ("functions", bool(request.functions) and request.function_call != "none", "function calling"),
+        ("function_call", request.function_call not in (None, "none", "auto"), "function calling"),
+        (
+            "response_format",
+            request.response_format is not None and request.response_format.type != "text",
+            "structured output",
+        ),
+        ("modalities", "audio" in (request.modalities or ()), "speech output"),
+        ("audio", request.audio is not None, "speech output"),
+        ("prediction", request.prediction is not None, "predicted output"),
+        ("reasoning_effort", request.reasoning_effort is not None, "control over reasoning"),
+    )
+    for param, wanted, what in wants:
+        if wanted:
+            raise InvalidRequestError(f"{param} is not supported: local models have no {what} in this version", param)

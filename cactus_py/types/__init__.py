@@ -1,0 +1,47 @@
+"""The wire format: pydantic models of OpenAI's requests and replies, with a few fields of our own."""
+
+from __future__ import annotations
+
+from ._base import RequestModel, ResponseModel, parse_request
+from .chat import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatCompletionMessage,
+    ChatCompletionRequest,
+    Choice,
+    ChoiceDelta,
+    ChoiceLogprobs,
+    ChunkChoice,
+    TokenLogprob,
+    TopLogprob,
+)
+from .common import CompletionUsage, GenerationRequest, PromptTokensDetails, StreamOptions, Timings
+from .completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from .models import ModelCard, ModelList
+
+__all__ = [
+    "ChatCompletion",
+    "ChatCompletionChunk",
+    "ChatCompletionMessage",
+    "ChatCompletionRequest",
+    "Choice",
+    "ChoiceDelta",
+    "ChoiceLogprobs",
+    "ChunkChoice",
+    "Completion",
+    "CompletionChoice",
+    "CompletionLogprobs",
+    "CompletionRequest",
+    "CompletionUsage",
+    "GenerationRequest",
+    "ModelCard",
+    "ModelList",
+    "PromptTokensDetails",
+    "RequestModel",
+    "ResponseModel",
+    "StreamOptions",
+    "Timings",
+    "TokenLogprob",
+    "TopLogprob",
+    "parse_request",
+]

@@ -1,0 +1,149 @@
+"""Fields that several requests and replies share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from ..errors import InvalidRequestError
+from ._base import RequestModel, ResponseModel
+
+__all__ = [
+    "CompletionTokensDetails",
+    "CompletionUsage",
+    "GenerationRequest",
+    "PromptTokensDetails",
+    "StreamOptions",
+    "Timings",
+]
+
+MAX_STOP_STRINGS = 16
+MAX_CHOICES = 16
+
+StrictBool = Annotated[bool, Strict()]
+StrictInt = Annotated[int, Strict()]
+StrictFloat = Annotated[float, Strict()]  # takes an int, refuses a string or a bool
+StrictStr = Annotated[str, Strict()]
+
+
+class StreamOptions(RequestModel):
+    """`include_usage`: a last chunk without choices tells what the request cost."""
+
+    include_usage: StrictBool = False
+    include_obfuscation: StrictBool | None = None  # nothing to obfuscate on a local connection; accepted, without effect
+
+
+class GenerationRequest(RequestModel):
+    """What chat and plain completions have in common.
+
+    The fields down to `user` are OpenAI's, with OpenAI's ranges and defaults; the ones after it are ours.
+    """
+
+    model: Annotated[StrictStr, Field(min_length=1)] | None = None
+    stream: StrictBool = False
+    stream_options: StreamOptions | None = None
+    temperature: Annotated[StrictFloat, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: list[StrictStr] | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)] | None = None
+    presence_penalty: Annotated[StrictFloat, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[StrictFloat, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[int, float] | None = None
+    user: StrictStr | None = None
+
+    top_k: Annotated[StrictInt, Field(ge=0)] | None = None  # 0: off
+    min_p: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[StrictFloat, Field(gt=0, le=10)] | None = None
+    context_policy: Literal["error", "shift"] = "error"
+    route: Literal["auto", "local", "cloud"] = "auto"
+    privacy: Literal["local_only"] | None = None
+    timeout: Annotated[StrictFloat, Field(gt=0)] | None = None  # seconds, once the model is loaded
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return [value]
+        return list(value) if isinstance(value, tuple) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _stop_is_usable(cls, value: list[str] | None) -> list[str] | None:
+        if value is None:
+            return None
+        if len(value) > MAX_STOP_STRINGS:
+            raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings are possible, not {len(value)}")
+        for text in value:
+            if not text:
+                raise ValueError("a stop string may not be empty")
+            if "\0" in text:
+                raise ValueError("a stop string may not hold a NUL character")
+            _check_unicode(text)
+        return value or None
+
+    @field_validator("logit_bias", mode="before")
+    @classmethod
+    def _logit_bias_is_by_id(cls, value: Any) -> Any:
+        if value is None or not isinstance(value, Mapping):
+            return value
+        biases: dict[int, float] = {}
+        for key, bias in value.items():
+            try:
+                token = int(key)
+            except (TypeError, ValueError):
+                raise ValueError(f"keys are token ids, not {key!r}") from None
+            if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
+                raise ValueError(f"the bias of token {token} should be a number from -100 to 100, not {bias!r}")
+            if token < 0:
+                raise ValueError(f"{token} is no token id")
+            biases[token] = float(bias)
+        return biases
+
+    @model_validator(mode="after")
+    def _stream_options_need_a_stream(self) -> GenerationRequest:
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("stream_options is only possible with stream=True", "stream_options")
+        return self
+
+
+def _check_unicode(text: str) -> str:
+    """Lone surrogates cannot be written as UTF-8, and so reach no tokenizer."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ValueError("the text holds a lone surrogate, which is not a character") from None
+    return text
+
+
+class PromptTokensDetails(ResponseModel):
+    """`cached_tokens`: tokens of the prompt that were found in memory and not computed again."""
+
+    cached_tokens: int = 0
+
+
+class CompletionTokensDetails(ResponseModel):
+    """Of the tokens that were generated: how many went into reasoning."""
+
+    reasoning_tokens: int = 0
+
+
+class CompletionUsage(ResponseModel):
+    """Tokens read and written, all choices together; the prompt counts once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    prompt_tokens_details: PromptTokensDetails | None = None
+
+
+class Timings(ResponseModel):
+    """What a request cost in time, wall-clock, in milliseconds. With several choices: the slowest of them."""
+
+    queue_ms: float = 0.0
+    prompt_ms: float = 0.0
+    decode_ms: float = 0.0
+    prompt_tok_s: float | None = None
+    decode_tok_s: float | None = None

@@ -1,0 +1,27 @@
+"""GET /v1/models: what can be asked for as `model`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ._base import ResponseModel
+
+__all__ = ["ModelCard", "ModelList"]
+
+
+class ModelCard(ResponseModel):
+    """One model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = 0
+    owned_by: str = "local"
+
+
+class ModelList(ResponseModel):
+    """All models that are there."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard] = Field(default_factory=list)

@@ -1,0 +1,272 @@
+"""The engine against golden models: transformers' scores for the same weights, and the same bits however they are computed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import gguf_edit
+import numpy as np
+import pytest
+from gguf_edit import F32, U32
+from numpy.typing import NDArray
+
+from cactus_py.engine import Model, kernels_available
+
+KERNELS = kernels_available()
+DECODERS = ["llama", "llama-rope3"]
+QUANTISED = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+VARIANTS = ["linear", "yarn", "yarn-attn", "bias", "untied-gqa", "odd"]
+SUFFIXES = ["", "_1", "_long"]
+
+# transformers and llama.cpp differ by up to 9e-5 on these files: the order of sums. Twice that, still far below any slip
+# (test_metadata_matters), and below half the gap of the two best scores except at one position of "yarn".
+TOLERANCE = 2e-4
+TOLERANCE_LLAMA = 1e-4
+
+
+def files(zoo: Path) -> dict[str, Path]:
+    """Every model file by a short name."""
+    named = {name: zoo / name / f"{name}.f32.gguf" for name in DECODERS}
+    named |= {kind: zoo / "llama-quant" / f"llama-quant.{kind}.gguf" for kind in QUANTISED}
+    return named | {name: zoo / "llama-variants" / f"{name}.gguf" for name in [*VARIANTS, "mixed"]}
+
+
+ALL_FILES = list(files(Path()))
+
+
+@contextmanager
+def opened(path: Path, **options: Any) -> Iterator[Model]:
+    """A model on two threads, closed at the end."""
+    with closing(Model.load(path, **({"threads": 2} | options))) as model:
+        yield model
+
+
+def tokens_of(zoo: Path, name: str, suffix: str = "") -> list[int]:
+    """The golden token ids that belong to a file."""
+    return [int(token) for token in golden(zoo, name)[f"tokens{suffix}"]]
+
+
+def golden(zoo: Path, name: str) -> dict[str, NDArray[Any]]:
+    """The arrays that belong to a file."""
+    if name in DECODERS:
+        path = zoo / name / f"{name}.npz"
+    elif name in QUANTISED:
+        path = zoo / "llama-quant" / "llama-quant.npz"
+    else:
+        path = zoo / "llama-variants" / f"{name}.npz"
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def assert_same_argmax(ours: NDArray[np.float32], wanted: NDArray[np.float32], tolerance: float) -> None:
+    """The best token agrees wherever the two best scores are further apart than both may be off."""
+    ordered = np.sort(wanted, axis=-1)
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance
+    assert clear.sum() >= len(clear) - 1
+    assert np.array_equal(ours.argmax(-1)[clear], wanted.argmax(-1)[clear])
+
+
+# ---- against transformers ----
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", [*DECODERS, *VARIANTS])
+def test_float_models_match_transformers(zoo: Path, name: str, kernels: str) -> None:
+    """Scores of every position, read in one batch and one token at a time."""
+    tolerance = TOLERANCE_LLAMA if name in DECODERS else TOLERANCE
+    arrays = golden(zoo, name)
+    with opened(files(zoo)[name], kernels=kernels) as model:
+        for suffix in (s for s in SUFFIXES if f"tokens{s}" in arrays):
+            wanted = arrays[f"logits{suffix}"]
+            for chunk in (0, 1):
+                ours = model.logits(tokens_of(zoo, name, suffix), chunk=chunk)
+                assert ours.dtype == np.float32 and ours.shape == wanted.shape
+                assert np.abs(ours - wanted).max() < tolerance, (suffix, chunk)
+                assert_same_argmax(ours, wanted, tolerance)
+
+
+def rms(difference: NDArray[np.float32]) -> float:
+    """Root of the mean square."""
+    return float(np.sqrt(np.mean(difference.astype(np.float64) ** 2)))
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_quantised_models_are_as_near_as_llama_cpp(zoo: Path, kind: str, kernels: str) -> None:
+    """Distance to transformers on the dequantised weights: what 8-bit activations cost, not more than they cost llama.cpp."""
+    variant = json.loads((zoo / "llama-quant" / "llama-quant.json").read_text(encoding="utf-8"))["variants"][kind]
+    wanted = golden(zoo, kind)[f"logits_{kind}"]
+    with opened(files(zoo)[kind], kernels=kernels) as model:
+        ours = model.logits(tokens_of(zoo, kind))
+    assert rms(ours - wanted) <= 1.2 * variant["rms_diff"]
+    assert np.mean(ours.argmax(-1) == wanted.argmax(-1)) >= variant["argmax_fraction"] - 1.5 / len(wanted)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_each_tensor_may_have_its_own_type(zoo: Path, kernels: str) -> None:
+    """Q8_0, Q4_0, Q4_1, F16, BF16 and F32 in one file, with rows of three and five blocks."""
+    entry = json.loads((zoo / "llama-variants" / "index.json").read_text(encoding="utf-8"))["variants"]["mixed"]
+    arrays = golden(zoo, "mixed")
+    with opened(files(zoo)["mixed"], kernels=kernels) as model:
+        differences = [model.logits(tokens_of(zoo, "mixed", s)) - arrays[f"logits{s}"] for s in ("", "_long")]
+    assert rms(np.concatenate(differences)) <= 1.2 * entry["llama_cpp"]["rms_diff"]
+
+
+# ---- the same bits however they are computed ----
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_chunks_do_not_change_a_bit(zoo: Path, name: str, kernels: str) -> None:
+    """A prompt may be cut anywhere: at odd places, across the pages of keys and values, token by token."""
+    ids = tokens_of(zoo, name, "_long" if name not in QUANTISED else "")
+    with opened(files(zoo)[name], kernels=kernels) as model:
+        whole = model.logits(ids)
+        for chunk in (1, 2, 3, 7, 16, 31, 32, 33, len(ids) - 1):
+            assert np.array_equal(model.logits(ids, chunk=chunk), whole), chunk
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_kernel_sets_agree_on_every_bit(zoo: Path, name: str) -> None:
+    """Each instruction set computes what scalar.c computes."""
+    ids = tokens_of(zoo, name, "_long" if name not in QUANTISED else "")
+    assert "scalar" in KERNELS
+    with opened(files(zoo)[name], kernels="scalar") as model:
+        truth = [model.logits(ids, chunk=chunk) for chunk in (0, 1)]
+    for kernels in KERNELS:
+        with opened(files(zoo)[name], kernels=kernels) as model:
+            for chunk in (0, 1):
+                assert np.array_equal(model.logits(ids, chunk=chunk), truth[chunk]), (kernels, chunk)
+
+
+@pytest.mark.parametrize("name", ["llama", "Q4_1", "odd"])
+def test_threads_and_batch_sizes_do_not_change_a_bit(zoo: Path, name: str) -> None:
+    """Neither the number of threads nor the largest step shows in the scores."""
+    ids = tokens_of(zoo, name)
+    with opened(files(zoo)[name], threads=1) as model:
+        truth = model.logits(ids)
+    for options in ({"threads": 2}, {"threads": 3}, {"threads": 2, "batch": 5}, {"threads": 1, "batch": 1}):
+        with opened(files(zoo)[name], **options) as model:
+            assert np.array_equal(model.logits(ids), truth), options
+
+
+@pytest.mark.parametrize("name", ["llama", "yarn"])
+def test_half_precision_cache_stays_near(zoo: Path, name: str) -> None:
+    """Keys and values in f16 move the scores by their rounding only; F32 models keep f32 unless told otherwise."""
+    ids = tokens_of(zoo, name, "_long")
+    with opened(files(zoo)[name]) as model:
+        auto = model.logits(ids)
+    with opened(files(zoo)[name], kv_type="f32") as model:
+        assert np.array_equal(model.logits(ids), auto)
+    with opened(files(zoo)[name], kv_type="f16") as model:
+        half = model.logits(ids)
+    assert not np.array_equal(half, auto)
+    assert rms(half - auto) < 5e-3 * float(auto.std())
+
+
+# ---- tokenizer and metadata ----
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_prompt_is_tokenised_like_the_reference(zoo: Path, name: str) -> None:
+    """Ids of the golden prompt, bos included, and back to the text."""
+    about = json.loads((zoo / name / f"{name}.json").read_text(encoding="utf-8"))
+    with opened(files(zoo)[name]) as model:
+        assert model.tokenize(about["prompt"], add_special=True) == about["prompt_ids"]
+        plain = model.tokenize(about["prompt"], add_special=False)
+        assert plain == about["prompt_ids"][1:]
+        assert model.detokenize(plain) == about["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("linear", {"rope.scaling.type": None}),
+        ("linear", {"rope.scaling.factor": (F32, 2.0)}),
+        ("yarn", {"rope.scaling.factor": (F32, 4.0)}),
+        ("yarn", {"rope.scaling.original_context_length": (U32, 256)}),
+        ("yarn", {"rope.scaling.attn_factor": (F32, 1.1)}),
+        ("yarn-attn", {"rope.scaling.attn_factor": None}),
+        ("yarn-attn", {"rope.freq_base": None}),
+        ("untied-gqa", {"rope.freq_base": (F32, 10000.0)}),
+        ("untied-gqa", {"attention.layer_norm_rms_epsilon": (F32, 1e-2)}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_metadata_matters(zoo: Path, tmp_path: Path, name: str, change: dict[str, tuple[int, Any] | None]) -> None:
+    """The golden scores are sensitive to each of these values: a reader that ignored one would fail the tests above."""
+    gguf = gguf_edit.read(files(zoo)[name])
+    for key, value in change.items():
+        if value is None:
+            del gguf.values[f"llama.{key}"]
+        else:
+            gguf.set(f"llama.{key}", *value)
+    if change == {"rope.scaling.type": None}:
+        del gguf.values["llama.rope.scaling.factor"]
+    path = tmp_path / "changed.gguf"
+    path.write_bytes(gguf.to_bytes())
+    wanted = golden(zoo, name)["logits_long"]
+    with opened(path) as model:
+        assert np.abs(model.logits(tokens_of(zoo, name, "_long")) - wanted).max() > 50 * TOLERANCE
+
+
+@pytest.mark.parametrize("tensor", ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"])
+def test_biases_matter(zoo: Path, tmp_path: Path, tensor: str) -> None:
+    """As above, for the optional tensors: a loader that forgot one would fail."""
+    gguf = gguf_edit.read(files(zoo)["bias"])
+    gguf.remove_tensor(f"blk.0.{tensor}.bias")
+    path = tmp_path / "changed.gguf"
+    path.write_bytes(gguf.to_bytes())
+    with opened(path) as model:
+        ours = model.logits(tokens_of(zoo, "bias", "_long"))
+    assert np.abs(ours - golden(zoo, "bias")["logits_long"]).max() > 50 * TOLERANCE
+
+
+@pytest.mark.parametrize("spelling", ["scale_linear", "factor without type"])
+def test_other_spellings_of_linear_scaling(zoo: Path, tmp_path: Path, spelling: str) -> None:
+    """Older files scale positions by another key, or give the factor alone (llama.cpp reads that as linear)."""
+    gguf = gguf_edit.read(files(zoo)["linear"])
+    del gguf.values["llama.rope.scaling.type"]
+    if spelling == "scale_linear":
+        factor = gguf.values.pop("llama.rope.scaling.factor")
+        gguf.values["llama.rope.scale_linear"] = factor
+    path = tmp_path / "old.gguf"
+    path.write_bytes(gguf.to_bytes())
+    with opened(path) as model:
+        ours = model.logits(tokens_of(zoo, "linear", "_long"))
+    assert np.abs(ours - golden(zoo, "linear")["logits_long"]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ALL_FILES)
+def test_info_describes_the_file(zoo: Path, name: str) -> None:
+    """What the model says of itself is what the file holds, counted here by other code."""
+    gguf = gguf_edit.read(files(zoo)[name])
+    with opened(files(zoo)[name]) as model:
+        info = model.info
+        assert info.architecture == "llama"
+        assert info.name == gguf.values["general.name"].data.decode()
+        assert info.parameters == sum(int(np.prod(t.dims)) for t in gguf.tensors)
+        assert info.context == gguf.values["llama.context_length"].data
+        assert info.quantisation == (name if name in QUANTISED else "Q4_0" if name == "mixed" else "F32")
+        assert model.metadata["general.architecture"] == "llama"
+        assert set(model.metadata) == set(gguf.values)
+
+
+def test_f16_vectors_are_converted(zoo: Path, tmp_path: Path) -> None:
+    """Norms may be stored in F16; the scores move by their rounding only."""
+    gguf = gguf_edit.read(files(zoo)["llama"])
+    for tensor in gguf.tensors:
+        if tensor.name.endswith(b"norm.weight"):
+            n = tensor.dims[0]
+            tensor.data = np.frombuffer(tensor.data, "<f4")[:n].astype("<f2").tobytes()
+            tensor.kind = 1
+    path = tmp_path / "f16.gguf"
+    path.write_bytes(gguf.to_bytes())
+    with opened(path) as model:
+        ours = model.logits(tokens_of(zoo, "llama"))
+    difference = np.abs(ours - golden(zoo, "llama")["logits"]).max()
+    assert 1e-5 < difference < 2e-2
