@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent / "bench")]
+sys.path.insert(0, str(Path(__file__).resolve().parent / "bench"))
 
 import compact_json
 import numpy as np

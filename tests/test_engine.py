@@ -705,9 +705,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 
 @linux
-def test_models_leave_nothing_behind(path: Path, zoo: Path, prompt: list[int], tmp_path: Path) -> None:
+def test_models_leave_nothing_behind(zoo: Path, prompt: list[int], tmp_path: Path) -> None:
     """Opened and closed many times, requests cut off, files refused between: no file, thread or memory stays."""
-    broken = tmp_path / "broken.gguf"
+    path, broken = tmp_path / "model.gguf", tmp_path / "broken.gguf"
+    path.write_bytes((zoo / "llama" / "llama.f32.gguf").read_bytes())
     broken.write_bytes(path.read_bytes()[:200_000])
 
     def once() -> None:

@@ -1,8 +1,11 @@
-"""Real weights: SmolLM2-135M-Instruct Q4_1 beside what llama.cpp said on the same file (tests/data/peer/README.md).
+"""Real weights: SmolLM2-135M-Instruct Q4_1 beside what llama.cpp said on the same file, and beside the truth.
 
-Both engines quantise activations to 8 bits, each in its own way (scales in half precision there, in float here), so scores
-differ in the second decimal and a choice between two nearly equal tokens may fall differently. A step counts as clear where
-llama.cpp's two best scores are at least CLEAR_MARGIN apart.
+The truth is the dequantised weights in float32 (transformers). llama.cpp and this engine both quantise activations to 8 bits
+before every product; a rounding that falls differently in one layer spreads through the next, so either is off the truth by
+0.035 on average in the log-probability of a token, and as far from the other. llama.cpp differs from itself like that too:
+reading the same tokens in one batch instead of one at a time it preferred another token at 23 of 1152 steps, where its two
+best scores had been up to 0.29 apart; from the truth it differs at steps up to 0.45 wide. A step counts as clear from
+CLEAR_MARGIN on (four fifths of all), and there every token must be the same.
 """
 
 from __future__ import annotations
@@ -10,23 +13,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from cactus_py.engine import Model, Tokenizer
 
 CLEAR_MARGIN = 0.5
-# Log-probability of llama.cpp's token: largest and mean difference allowed over 1280 steps (seen: see test output with -s).
-LOGPROB_LARGEST, LOGPROB_MEAN = 0.25, 0.03
+WORSE_THAN_PEER = 1.15  # our mean distance to the truth over llama.cpp's, at most; 1.05 when this was written
+LARGEST_OFF = 0.6  # in log-probability, at any step; 0.50 was seen here, 0.40 of llama.cpp
 PERPLEXITY_RELATIVE = 0.005
 
-PEER: dict[str, Any] = json.loads((Path(__file__).parent / "data" / "peer" / "smollm2.json").read_text(encoding="utf-8"))
+DATA = Path(__file__).parent / "data" / "peer"
+PEER: dict[str, Any] = json.loads((DATA / "smollm2.json").read_text(encoding="utf-8"))
+TRUTH: dict[str, Any] = json.loads((DATA / "smollm2_float.json").read_text(encoding="utf-8"))
 PROMPTS: dict[str, dict[str, Any]] = {prompt["name"]: prompt for prompt in PEER["prompts"]}
+TRUE_STEPS: dict[str, dict[str, Any]] = {prompt["name"]: prompt for prompt in TRUTH["prompts"]}
 
 
 @pytest.fixture(scope="module")
@@ -66,37 +73,57 @@ def test_prompt_is_tokenised_like_the_peer(smollm2_path: Path, name: str) -> Non
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_greedy_tokens_are_the_peers(model: Model, name: str, record_property: pytest.RecordProperty) -> None:
+def test_greedy_tokens_are_the_peers(model: Model, name: str, record_property: Callable[[str, object], None]) -> None:
     """64 tokens; the comparison ends where an unclear step goes the other way."""
     prompt = PROMPTS[name]
-    generation = model.generate(prompt["ids"], max_tokens=len(prompt["tokens"]), sampling={"temperature": 0})
-    ours = [token.id for token in generation]
-    # The peer goes on behind an end token; a generation stops there.
-    compared = 0
-    for ours_id, peer_id, margin in zip(ours, prompt["tokens"], prompt["margins"], strict=False):
-        compared += 1
-        if ours_id != peer_id:
-            assert margin < CLEAR_MARGIN, f"step {compared - 1}: {ours_id}, llama.cpp {peer_id} by {margin}"
+    # An end token is a token like any other to the peer, which went on; here it ends the answer.
+    ours = [token.id for token in model.generate(prompt["ids"], max_tokens=len(prompt["tokens"]), sampling={"temperature": 0})]
+    n_compared = 0
+    for token, peer_token, margin in zip(ours, prompt["tokens"], prompt["margins"], strict=False):
+        n_compared += 1
+        if token != peer_token:
+            assert margin < CLEAR_MARGIN, f"step {n_compared - 1}: {token}, llama.cpp {peer_token} by {margin}"
             break
-    record_property("tokens_compared", compared)
-    print(f"\n{name}: {compared} tokens compared, {len(ours)} generated")
-    assert compared >= 1
+    record_property("tokens_compared", n_compared)
+    print(f"\n{name}: {n_compared} tokens compared, {len(ours)} generated")
+
+
+@pytest.fixture(scope="module")
+def fed(model: Model) -> dict[str, NDArray[np.float64]]:
+    """Log-probabilities [64, vocab] of each prompt's steps when the model is fed the tokens that llama.cpp chose."""
+    found = {}
+    for name, prompt in PROMPTS.items():
+        scores = model.logits(prompt["ids"] + prompt["tokens"])[len(prompt["ids"]) - 1 : -1].astype(np.float64)
+        scores -= scores.max(-1, keepdims=True)
+        found[name] = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+    return found
 
 
 @pytest.mark.parametrize("name", PROMPTS)
-def test_scores_along_the_peers_tokens(model: Model, name: str) -> None:
-    """Fed what llama.cpp chose, we choose the same at every clear step, and think it as likely."""
-    prompt = PROMPTS[name]
-    ids, tokens = prompt["ids"], np.array(prompt["tokens"])
-    scores = model.logits(ids + prompt["tokens"])[len(ids) - 1 : -1].astype(np.float64)
-    scores -= scores.max(-1, keepdims=True)
-    logprobs = (scores - np.log(np.exp(scores).sum(-1, keepdims=True)))[np.arange(len(tokens)), tokens]
-    clear = np.array(prompt["margins"]) >= CLEAR_MARGIN
-    differences = np.abs(logprobs - np.array(prompt["logprobs"]))
-    off = f"logprob off by {differences.mean():.4f}, at most {differences.max():.4f}"
-    print(f"\n{name}: {clear.sum()} clear steps of {len(tokens)}, {off}")
-    assert np.array_equal(scores.argmax(-1)[clear], tokens[clear])
-    assert differences.max() < LOGPROB_LARGEST and differences.mean() < LOGPROB_MEAN
+def test_clear_steps_along_the_peers_tokens(fed: dict[str, NDArray[np.float64]], name: str) -> None:
+    """Fed the same, we choose the same as llama.cpp, and as the truth, wherever that is clear."""
+    ours = fed[name].argmax(-1)
+    for chosen, margins in (
+        (PROMPTS[name]["tokens"], PROMPTS[name]["margins"]),
+        (TRUE_STEPS[name]["best"], TRUE_STEPS[name]["margins"]),
+    ):
+        clear = np.array(margins) >= CLEAR_MARGIN
+        assert clear.sum() >= 24
+        assert np.array_equal(ours[clear], np.array(chosen)[clear])
+
+
+def test_as_near_the_truth_as_the_peer(fed: dict[str, NDArray[np.float64]]) -> None:
+    """Log-probabilities of 1280 tokens: our distance to the float32 weights beside llama.cpp's."""
+    distances: dict[str, list[float]] = {"ours": [], "peer": []}
+    for name, prompt in PROMPTS.items():
+        truth = np.array(TRUE_STEPS[name]["logprobs"])
+        ours = fed[name][np.arange(len(truth)), prompt["tokens"]]
+        distances["ours"] += np.abs(ours - truth).tolist()
+        distances["peer"] += np.abs(np.array(prompt["logprobs"]) - truth).tolist()
+    ours_mean, peer_mean = float(np.mean(distances["ours"])), float(np.mean(distances["peer"]))
+    print(f"\noff the truth: ours {ours_mean:.4f}, at most {max(distances['ours']):.3f}; llama.cpp {peer_mean:.4f}")
+    assert ours_mean <= WORSE_THAN_PEER * peer_mean
+    assert max(distances["ours"]) < LARGEST_OFF
 
 
 def test_perplexity_is_the_peers(model: Model, smollm2_path: Path, data: Path) -> None:
@@ -108,14 +135,12 @@ def test_perplexity_is_the_peers(model: Model, smollm2_path: Path, data: Path) -
         ids += tokenizer.encode((data / "text" / name).read_text(encoding="utf-8"))
     total, n_scored = 0.0, 0
     for i, window in enumerate(reference["windows"]):
-        part = ids[i * reference["window_tokens"] : (i + 1) * reference["window_tokens"]]
-        assert hashlib.sha256(np.asarray(part, "<i4").tobytes()).hexdigest() == window["ids_sha256"], (
-            f"window {i}: other tokens"
-        )
-        nll = -float(model.logprobs(part).sum(dtype=np.float64))
-        assert nll == pytest.approx(window["nll_sum"], rel=2 * PERPLEXITY_RELATIVE)
+        assert ids[i * reference["window_tokens"] : (i + 1) * reference["window_tokens"]] == window["ids"]
+        nll = -float(model.logprobs(window["ids"]).sum(dtype=np.float64))
+        assert nll == pytest.approx(window["nll_sum"], rel=PERPLEXITY_RELATIVE)
         total += nll
         n_scored += window["n_scored"]
-    perplexity = math.exp(total / n_scored)
-    print(f"\nperplexity {perplexity:.4f}, llama.cpp {reference['perplexity']:.4f}")
-    assert perplexity == pytest.approx(reference["perplexity"], rel=PERPLEXITY_RELATIVE)
+    ours, peer, truth = math.exp(total / n_scored), reference["perplexity"], TRUTH["perplexity"]["perplexity"]
+    print(f"\nperplexity {ours:.4f}, llama.cpp {peer:.4f}, float32 {truth:.4f}")
+    assert ours == pytest.approx(peer, rel=PERPLEXITY_RELATIVE)
+    assert ours == pytest.approx(truth, rel=PERPLEXITY_RELATIVE)

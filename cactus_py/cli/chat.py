@@ -225,7 +225,7 @@ def _plain(text: str) -> str:
 
 @contextlib.contextmanager
 def _line_history(client: Client) -> Any:
-    """Line editing with a history that outlives the session; it is the user's own to read, and nobody else's."""
+    """Line editing with a history that outlives the conversation; it is the user's own to read, and nobody else's."""
     from cactus_py.hub import Store
 
     try:

@@ -5,10 +5,10 @@ Nothing outside ``cactus_py.engine`` imports this module.
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,21 @@ def declarations(header: str) -> str:
     return text.replace("CACTUS_API ", "")
 
 
-@functools.lru_cache(maxsize=1)
+_lock = threading.Lock()
+_loaded: tuple[Any, Any] | None = None
+
+
 def load() -> tuple[Any, Any]:
-    """``(ffi, lib)``. Raises EngineError when the library is missing or of another version."""
+    """``(ffi, lib)``, the same for every thread. Raises EngineError when the library is missing or of another version."""
+    global _loaded
+    if _loaded is None:
+        with _lock:
+            if _loaded is None:
+                _loaded = _open()
+    return _loaded
+
+
+def _open() -> tuple[Any, Any]:
     import cffi
 
     for library, header in _candidates():

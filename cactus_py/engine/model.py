@@ -166,7 +166,8 @@ class Generation:
     def __init__(self, model: Model, handle: Any) -> None:
         self._model = model
         self._handle = handle
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held while C uses the handle, so that close does not free it under a wait
+        self._cancel_lock = threading.Lock()  # the same for cancel, which must not wait for a wait
         self._finished = False
         self._stats: GenerationStats | None = None
 
@@ -234,15 +235,15 @@ class Generation:
     def cancel(self) -> None:
         """Ends the generation at the next token boundary."""
         _, lib = _ffi.load()
-        handle = self._handle
-        if handle is not None:
-            lib.cactus_request_cancel(handle)
+        with self._cancel_lock:
+            if self._handle is not None:
+                lib.cactus_request_cancel(self._handle)
 
     def close(self) -> None:
         """Cancels what is still to come and frees the request. Stats stay readable."""
         ffi, lib = _ffi.load()
         self.cancel()
-        with self._lock:
+        with self._lock, self._cancel_lock:
             if self._handle is not None:
                 self._stats = self._read_stats(ffi, lib)
                 lib.cactus_request_free(self._handle)
@@ -273,7 +274,7 @@ class Model:
         self._pid = os.getpid()
         self._idle = threading.Condition()
         self._n_calls = 0
-        self._tokenizer = Tokenizer(_ffi.load()[1].cactus_model_tokenizer(model), self)
+        self._tokenizer = Tokenizer(_ffi.load()[1].cactus_model_tokenizer(model), self._in_use)
         self._metadata: Mapping[str, str] | None = None
 
     @classmethod
@@ -372,20 +373,16 @@ class Model:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer, usable while the model is open."""
-        if self._engine is None:
-            raise EngineError("the model was closed")
+        """The model's tokenizer; it raises EngineError once the model is closed."""
         return self._tokenizer
 
     def tokenize(self, text: str | bytes, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Ids of a text, with bos/eos where the model wants them and special tokens recognised."""
-        with self._in_use():
-            return self._tokenizer.encode(text, add_special, parse_special)
+        return self._tokenizer.encode(text, add_special, parse_special)
 
     def detokenize(self, ids: Sequence[int], show_special: bool = False) -> str:
         """Text of a sequence of ids."""
-        with self._in_use():
-            return self._tokenizer.decode(ids, show_special)
+        return self._tokenizer.decode(ids, show_special)
 
     # ---- scores ----
 

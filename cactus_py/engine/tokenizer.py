@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +57,9 @@ class Tokenizer:
     ``Tokenizer.load(path)`` opens a GGUF file, which may hold a vocabulary only.
     """
 
-    def __init__(self, handle: Any, owner: Any) -> None:
+    def __init__(self, handle: Any, in_use: Callable[[], AbstractContextManager[Any]] = nullcontext) -> None:
         self._handle = handle
-        self._owner = owner  # keeps the memory alive: a garbage-collected handle or the model
+        self._in_use = in_use  # entered around each call: a model's tokenizer lives as long as the model is open
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -70,21 +71,23 @@ class Tokenizer:
         out, error = ffi.new("cactus_tokenizer **"), _status.new_error()
         _status.check(lib.cactus_tokenizer_load(path_bytes(path), out, error), error)
         handle = ffi.gc(out[0], lib.cactus_tokenizer_free)
-        return cls(handle, handle)
+        return cls(handle)
 
     @property
     def info(self) -> TokenizerInfo:
         ffi, lib = _ffi.load()
         raw, error = ffi.new("cactus_tokenizer_info *"), _status.new_error()
         raw.struct_size = ffi.sizeof("cactus_tokenizer_info")
-        _status.check(lib.cactus_tokenizer_get_info(self._handle, raw, error), error)
+        with self._in_use():
+            _status.check(lib.cactus_tokenizer_get_info(self._handle, raw, error), error)
+            model, pre = (ffi.string(text).decode("utf-8", "replace") for text in (raw.model, raw.pre))
 
         def optional(value: int) -> int | None:
             return None if value < 0 else value
 
         return TokenizerInfo(
-            model=ffi.string(raw.model).decode("utf-8", "replace"),
-            pre=ffi.string(raw.pre).decode("utf-8", "replace"),
+            model=model,
+            pre=pre,
             n_vocab=raw.n_vocab,
             bos_id=optional(raw.bos_id),
             eos_id=optional(raw.eos_id),
@@ -102,7 +105,10 @@ class Tokenizer:
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
         capacity = len(raw) + 2
         ids, n_ids, error = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), _status.new_error()
-        status = lib.cactus_tokenize(self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error)
+        with self._in_use():
+            status = lib.cactus_tokenize(
+                self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error
+            )
         _status.check(status, error)
         return ffi.unpack(ids, n_ids[0]) if n_ids[0] else []
 
@@ -117,7 +123,8 @@ class Tokenizer:
         capacity = 16 * n + 64
         while True:
             text = ffi.new("char[]", capacity)
-            status = lib.cactus_detokenize(self._handle, raw, n, show_special, text, capacity, n_bytes, error)
+            with self._in_use():
+                status = lib.cactus_detokenize(self._handle, raw, n, show_special, text, capacity, n_bytes, error)
             if status == _status.OK or n_bytes[0] <= capacity:
                 break
             capacity = n_bytes[0]
@@ -137,8 +144,17 @@ class Tokenizer:
 
         Raises InvalidRequestError for an id that is not in the vocabulary.
         """
-        _, lib = _ffi.load()
-        bits = lib.cactus_token_attributes(self._handle, token_id) if -(2**31) <= token_id < 2**31 else -1
+        bits = self._attribute_bits([token_id] if -(2**31) <= token_id < 2**31 else [-1])[0]
         if bits < 0:
             raise InvalidRequestError(f"token {token_id} is not in the vocabulary")
         return frozenset(name for bit, name in _ATTRIBUTES.items() if bits & bit)
+
+    def ids_with(self, *names: str) -> list[int]:
+        """Ids of all tokens that have at least one of the named attributes, ascending."""
+        wanted = sum(bit for bit, name in _ATTRIBUTES.items() if name in names)
+        return [i for i, bits in enumerate(self._attribute_bits(range(self.info.n_vocab))) if bits & wanted]
+
+    def _attribute_bits(self, ids: Iterable[int]) -> list[int]:
+        _, lib = _ffi.load()
+        with self._in_use():
+            return [lib.cactus_token_attributes(self._handle, i) for i in ids]

@@ -37,7 +37,7 @@ class TokenizerLike(Protocol):
 
     def encode(self, text: str, add_special: bool = ..., parse_special: bool = ...) -> list[int]: ...
 
-    def attributes(self, token_id: int, /) -> frozenset[str]: ...
+    def ids_with(self, *names: str) -> list[int]: ...
 
     def token_bytes(self, token_id: int, /) -> bytes: ...
 
@@ -49,11 +49,10 @@ class PromptEncoder:
         self.template = template
         self._tokenizer = tokenizer
         guarded: dict[str, int] = {}
-        for token in range(tokenizer.info.n_vocab):
-            if not _GUARDED.isdisjoint(tokenizer.attributes(token)):
-                text = tokenizer.token_bytes(token).decode("utf-8", errors="replace")
-                if len(text) > 1 and "�" not in text:  # one character alone is no forgery anyone could tell from text
-                    guarded[text] = token
+        for token in tokenizer.ids_with(*_GUARDED):
+            text = tokenizer.token_bytes(token).decode("utf-8", errors="replace")
+            if len(text) > 1 and "�" not in text:  # one character alone is no forgery anyone could tell from text
+                guarded[text] = token
         self._guarded_ids = frozenset(guarded.values())
         longest_first = sorted(guarded, key=lambda text: (-len(text), text))
         self._guarded = re.compile("|".join(map(re.escape, longest_first))) if guarded else _NEVER

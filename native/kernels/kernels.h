@@ -65,8 +65,8 @@ typedef struct ct_kernels {
     size_t (*act_bytes)(size_t n_cols);
     void (*quantize_act)(void *act, const float *x, size_t n_cols); /* one row */
 
-    /* A panel is `panel_rows` rows of weights unpacked for gemm_i8, in a layout of the instruction set's own. panel_bytes holds
-     * any type's panel of n_cols columns. pack_panel makes one from affine codes: codes [n_rows, n_cols], d and m
+    /* A panel is `panel_rows` rows of weights unpacked for gemm_i8, in a layout of the instruction set's own. panel_bytes, a
+     * multiple of 64, holds any type's panel of n_cols columns. pack_panel makes one from affine codes: codes [n_rows, n_cols], d and m
      * [n_rows, n_cols/sub_elems], n_rows <= panel_rows (missing rows become zeros). unpack[type], where not NULL, makes the
      * same panel directly from the file's blocks, w + r*row_bytes being row r. */
     size_t panel_rows;

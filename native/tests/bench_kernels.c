@@ -6,8 +6,8 @@
  * gemm     1536 x 576 weights times 512 (and 8) tokens, unpacking included: G multiply-adds/s
  * others   data that fits the caches: nanoseconds per call, and elements or multiply-adds per nanosecond
  *
- * Each line gives the best and, in brackets, the median of several runs, in CPU time of the thread, so that a busy machine disturbs
- * little (its caches and its memory bandwidth are still shared). The data are made such that every half-precision scale is an
+ * Each line gives the best and, in brackets, the median of several runs, in CPU time of the thread, so that a busy machine
+ * disturbs little (its caches and its memory bandwidth are still shared). The data are made such that every half-precision scale is an
  * ordinary number. This is a measurement, not a test: it checks nothing. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -119,8 +119,10 @@ static void run_gemm(void *ctx)
         const uint8_t *w = matrix + r * p->row_bytes;
         if (p->k->unpack[p->type] != NULL) p->k->unpack[p->type](p->panel, w, p->row_bytes, n, p->n_cols);
         else {
-            for (size_t i = 0; i < n; i++)
-                p->info->decode_codes(w + i * p->row_bytes, p->n_cols, p->codes + i * p->n_cols, p->d + i * n_sub, p->m + i * n_sub);
+            for (size_t i = 0; i < n; i++) {
+                int8_t *codes = p->codes + i * p->n_cols;
+                p->info->decode_codes(w + i * p->row_bytes, p->n_cols, codes, p->d + i * n_sub, p->m + i * n_sub);
+            }
             p->k->pack_panel(p->panel, p->codes, p->d, p->m, n, p->n_cols, sub, p->info->has_min);
         }
         p->k->gemm_i8(p->y + r, p->n_rows, p->panel, p->act, p->act_stride, n, p->n_cols, p->n_tok, sub, p->info->has_min);
@@ -130,7 +132,8 @@ static void run_gemm(void *ctx)
 static void run_gemm_f32(void *ctx)
 {
     const product *p = ctx;
-    p->k->gemm_f32(p->y, p->n_rows, (const float *)(const void *)matrix, p->n_cols, p->x, p->n_cols, p->n_rows, p->n_cols, p->n_tok);
+    const float *w = (const float *)(const void *)matrix;
+    p->k->gemm_f32(p->y, p->n_rows, w, p->n_cols, p->x, p->n_cols, p->n_rows, p->n_cols, p->n_tok);
 }
 
 static void bench_type(const ct_kernels *k, ct_type type)
@@ -233,8 +236,8 @@ static void bench_vectors(const ct_kernels *k)
         v.z = random_floats(v.n, 1.0f);
         v.act = allocate(k->act_bytes((v.n + 31) / 32 * 32) + 2 * v.n);
         timing t = measure(rows[i].run, &v, 200, 0.1);
-        printf("%-11s %-14s n %-5zu  %9.0f (%.0f) ns  %6.2f elements/ns\n", k->name, rows[i].name, v.n, t.best_s * 1e9, t.median_s * 1e9,
-               (double)v.n / t.best_s * 1e-9);
+        printf("%-11s %-14s n %-5zu  %9.0f (%.0f) ns  %6.2f elements/ns\n", k->name, rows[i].name, v.n, t.best_s * 1e9,
+               t.median_s * 1e9, (double)v.n / t.best_s * 1e-9);
         ct_free(v.x);
         ct_free(v.y);
         ct_free(v.z);

@@ -58,7 +58,8 @@ static void check_frequencies(cactus_sampling s, const double *p, int n_draws)
 static void softmax(double temperature, double *p)
 {
     double max = -INFINITY;
-    for (size_t i = 0; i < V; i++) max = fmax(max, (double)logits[i]);
+    for (size_t i = 0; i < V; i++)
+        if ((double)logits[i] > max) max = (double)logits[i];
     for (size_t i = 0; i < V; i++) p[i] = exp(((double)logits[i] - max) / temperature);
 }
 

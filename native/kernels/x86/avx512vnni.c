@@ -9,40 +9,67 @@
 
 static size_t act_bytes(size_t n_cols) { return act_blocks(n_cols) * (CT_ACT_BLOCK + sizeof(act_meta)); }
 
-static ALWAYS_INLINE __m512 abs_ps(__m512 x) { return _mm512_abs_ps(x); }
+/* Two blocks: their act_meta from their 64 quantised values and from a, block 0's in lanes 0 … 7. */
+static ALWAYS_INLINE __m512i make_meta_2(__m512i q, __m512 a)
+{
+    /* sums of 16, each in all dwords of its 128-bit lane */
+    __m512i sums = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), q);
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_CDAB));
+    sums = _mm512_add_epi32(sums, _mm512_shuffle_epi32(sums, _MM_PERM_BADC));
+    /* fields: a, a_sum, minus_128_sum, a_half[2], minus_128_half[2], unused */
+    const __m512i half_of = _mm512_setr_epi32(0, 0, 0, 0, 4, 0, 4, 0, 8, 8, 8, 8, 12, 8, 12, 8);
+    const __m512i other_half = _mm512_setr_epi32(0, 4, 4, 0, 0, 0, 0, 0, 0, 12, 12, 0, 0, 0, 0, 0);
+    __m512i sum = _mm512_permutexvar_epi32(half_of, sums);
+    sum = _mm512_add_epi32(sum, _mm512_maskz_permutexvar_epi32(0x0606, other_half, sums));
+    __m512i fields = _mm512_maskz_sub_epi32(0x6464, _mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+    fields = _mm512_mask_mov_epi32(fields, 0x1a1a, _mm512_castps_si512(_mm512_mul_ps(a, _mm512_cvtepi32_ps(sum))));
+    return _mm512_mask_mov_epi32(fields, 0x0101, _mm512_castps_si512(a));
+}
 
-/* Four blocks (or the last n < 4, the others becoming zeros) at a time, so that they share a division. */
+/* Four blocks at a time (missing ones at the end are zeros): one division serves all. */
 static void quantize_act(void *act, const float *x, size_t n_cols)
 {
     const size_t n_blocks = n_cols / CT_ACT_BLOCK, n_padded = act_blocks(n_cols);
     int8_t *q = act;
-    act_meta *meta = (act_meta *)(void *)(q + n_padded * CT_ACT_BLOCK);
-    const __m512i ones8 = _mm512_set1_epi8(1);
-    for (size_t b = 0; b < n_padded; b += ACT_GROUP, q += ACT_GROUP * CT_ACT_BLOCK) {
-        __m512 v[2 * ACT_GROUP];
-        float amax[ACT_GROUP], a[ACT_GROUP], inv[ACT_GROUP];
+    uint8_t *meta = (uint8_t *)act + n_padded * CT_ACT_BLOCK;
+    /* packs work within 128-bit lanes: this puts the dwords back in order */
+    const __m512i in_order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    for (size_t b = 0; b < n_padded; b += ACT_GROUP, q += ACT_GROUP * CT_ACT_BLOCK, meta += ACT_GROUP * sizeof(act_meta)) {
+        __m512 v[2 * ACT_GROUP], top[ACT_GROUP];
+        UNROLL
         for (size_t i = 0; i < ACT_GROUP; i++) {
-            bool there = b + i < n_blocks;
             const float *p = x + (b + i) * CT_ACT_BLOCK;
-            v[2 * i] = there ? _mm512_loadu_ps(p) : _mm512_setzero_ps();
-            v[2 * i + 1] = there ? _mm512_loadu_ps(p + 16) : _mm512_setzero_ps();
-            amax[i] = v_max_lane(_mm512_max_ps(abs_ps(v[2 * i]), abs_ps(v[2 * i + 1])));
+            __mmask16 there = b + i < n_blocks ? 0xffff : 0;
+            v[2 * i] = _mm512_maskz_loadu_ps(there, there != 0 ? p : x);
+            v[2 * i + 1] = _mm512_maskz_loadu_ps(there, there != 0 ? p + 16 : x);
+            top[i] = _mm512_max_ps(_mm512_abs_ps(v[2 * i]), _mm512_abs_ps(v[2 * i + 1]));
         }
-        __m128 amax4 = _mm_loadu_ps(amax);
-        __m128 a4 = _mm_and_ps(_mm_div_ps(amax4, _mm_set1_ps(127.0f)), _mm_cmpnlt_ps(amax4, _mm_set1_ps(1e-30f)));
-        _mm_storeu_ps(a, a4);
-        _mm_storeu_ps(inv, _mm_and_ps(_mm_div_ps(_mm_set1_ps(1.0f), a4), _mm_cmpgt_ps(a4, _mm_setzero_ps())));
-        for (size_t i = 0; i < ACT_GROUP; i++) {
-            __m512 factor = _mm512_set1_ps(inv[i]);
-            __m128i lo = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[2 * i], factor)));
-            __m128i hi = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v[2 * i + 1], factor)));
-            _mm_store_si128((__m128i *)(void *)(q + i * CT_ACT_BLOCK), lo);
-            _mm_store_si128((__m128i *)(void *)(q + i * CT_ACT_BLOCK + 16), hi);
+        /* lane i: block i, down to one maximum in all its four elements */
+        __m512 t0 = _mm512_max_ps(_mm512_shuffle_f32x4(top[0], top[1], 0x44), _mm512_shuffle_f32x4(top[0], top[1], 0xee));
+        __m512 t1 = _mm512_max_ps(_mm512_shuffle_f32x4(top[2], top[3], 0x44), _mm512_shuffle_f32x4(top[2], top[3], 0xee));
+        __m512 lanes = _mm512_max_ps(_mm512_shuffle_f32x4(t0, t1, 0x88), _mm512_shuffle_f32x4(t0, t1, 0xdd));
+        lanes = _mm512_max_ps(lanes, _mm512_permute_ps(lanes, 0xb1));
+        lanes = _mm512_max_ps(lanes, _mm512_permute_ps(lanes, 0x4e));
+        const __m512i lane_starts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+        __m128 amax = _mm512_castps512_ps128(_mm512_permutexvar_ps(lane_starts, lanes));
+        __m128 a = _mm_and_ps(_mm_div_ps(amax, _mm_set1_ps(127.0f)), _mm_cmpnlt_ps(amax, _mm_set1_ps(1e-30f)));
+        __m128 inv = _mm_and_ps(_mm_div_ps(_mm_set1_ps(1.0f), a), _mm_cmpgt_ps(a, _mm_setzero_ps()));
+        __m512 a16 = _mm512_castps128_ps512(a), inv16 = _mm512_castps128_ps512(inv);
+        UNROLL
+        for (int i = 0; i < 2; i++) { /* two blocks */
+            const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+            __m512 f0 = _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i), inv16);
+            __m512 f1 = _mm512_permutexvar_ps(_mm512_set1_epi32(2 * i + 1), inv16);
+            __m512i n0 = _mm512_cvtps_epi32(_mm512_mul_ps(v[4 * i], f0));
+            __m512i n1 = _mm512_cvtps_epi32(_mm512_mul_ps(v[4 * i + 1], f0));
+            __m512i n2 = _mm512_cvtps_epi32(_mm512_mul_ps(v[4 * i + 2], f1));
+            __m512i n3 = _mm512_cvtps_epi32(_mm512_mul_ps(v[4 * i + 3], f1));
+            __m512i bytes = _mm512_packs_epi16(_mm512_packs_epi32(n0, n1), _mm512_packs_epi32(n2, n3));
+            bytes = _mm512_permutexvar_epi32(in_order, bytes);
+            __m512 a_of = _mm512_permutexvar_ps(_mm512_add_epi32(_mm512_set1_epi32(2 * i), each), a16);
+            _mm512_store_si512(q + 64 * i, bytes);
+            _mm512_store_si512(meta + 64 * i, make_meta_2(bytes, a_of));
         }
-        int32_t sums[2 * 16]; /* of four elements each */
-        _mm512_storeu_si512(sums, _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones8, _mm512_loadu_si512(q)));
-        _mm512_storeu_si512(sums + 16, _mm512_dpbusd_epi32(_mm512_setzero_si512(), ones8, _mm512_loadu_si512(q + 64)));
-        for (size_t i = 0; i < ACT_GROUP; i++) meta[b + i] = make_meta(a[i], sums + 8 * i);
     }
 }
 
@@ -118,7 +145,8 @@ static void pack_panel(void *panel, const int8_t *codes, const float *d, const f
             __m512i rows[TILE_ROWS];
             for (size_t i = 0; i < TILE_ROWS; i++) {
                 size_t r = tile * TILE_ROWS + i;
-                rows[i] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(r < n_rows ? valid : 0, codes + (r < n_rows ? r * n_cols + col : 0)), bias);
+                __m512i row = _mm512_maskz_loadu_epi8(r < n_rows ? valid : 0, codes + (r < n_rows ? r * n_cols + col : 0));
+                rows[i] = _mm512_xor_si512(row, bias);
             }
             if (sub_elems == 16) {
                 if (has_min) store_codes(panel, tile, col, n, rows, 16, true);
@@ -143,7 +171,10 @@ static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uin
     for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
 }
 
-static ALWAYS_INLINE __mmask16 rows_there(size_t n_rows) { return (__mmask16)((1u << (n_rows < TILE_ROWS ? n_rows : TILE_ROWS)) - 1); }
+static ALWAYS_INLINE __mmask16 rows_there(size_t n_rows)
+{
+    return (__mmask16)((1u << (n_rows < TILE_ROWS ? n_rows : TILE_ROWS)) - 1);
+}
 
 static ALWAYS_INLINE __m512i broadcast_16_bytes(const uint8_t *p)
 {
@@ -162,8 +193,8 @@ static ALWAYS_INLINE __m512i load_until(const uint8_t *p, const size_t offset, c
     return n >= 16 ? _mm512_loadu_si512(p + offset) : _mm512_maskz_loadu_epi32((__mmask16)((1u << n) - 1), p + offset);
 }
 
-/* n <= 4 blocks of Q4_1 (has_min) or Q4_0 of four rows. v[k]: row k, lane b = the 16 bytes of nibbles of block b. Returned: lane b =
- * the four rows' d of block b as f16, then (Q4_1) their m. */
+/* n <= 4 blocks of Q4_1 (has_min) or Q4_0 of four rows. v[k]: row k, lane b = the 16 bytes of nibbles of block b. Returned:
+ * lane b = the four rows' d of block b as f16, then (Q4_1) their m. */
 static ALWAYS_INLINE __m512i load_q4(const uint8_t *const rows[4], size_t pos, const size_t n, const bool has_min, __m512i v[4])
 {
     const size_t n_bytes = n * (has_min ? 20 : 18);
@@ -175,13 +206,14 @@ static ALWAYS_INLINE __m512i load_q4(const uint8_t *const rows[4], size_t pos, c
     const __m512i headers = has_min ? _mm512_setr_epi32(0, 16, 0, 16, 5, 21, 5, 21, 10, 26, 10, 26, 15, 31, 15, 31)
                                     : _mm512_setr_epi32(0, 16, 0, 16, 4, 20, 4, 20, 9, 25, 9, 25, 13, 29, 13, 29);
     const __m512i halves = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
-    const __m512i odd_blocks = _mm512_setr_epi64(0, 0, 0x0202020202020202, 0x0202020202020202, 0, 0, 0x0202020202020202, 0x0202020202020202);
+    const __m512i odd_blocks = _mm512_maskz_set1_epi8(0xffff0000ffff0000, 2);
     __m512i h[4];
     UNROLL
     for (size_t k = 0; k < 4; k++) {
         const uint8_t *row = rows[k] + pos;
         h[k] = load_until(row, 0, n_bytes);
-        if (has_min) v[k] = _mm512_permutex2var_epi32(h[k], nibbles, n == 4 ? broadcast_16_bytes(row + 64) : _mm512_setzero_si512());
+        __m512i fourth = has_min && n == 4 ? broadcast_16_bytes(row + 64) : _mm512_setzero_si512();
+        if (has_min) v[k] = _mm512_permutex2var_epi32(h[k], nibbles, fourth);
         else v[k] = _mm512_permutex2var_epi32(load_until(row, 2, n_bytes), nibbles, load_until(row, 8, n_bytes));
     }
     __m512i h01 = _mm512_permutex2var_epi32(h[0], headers, h[1]), h23 = _mm512_permutex2var_epi32(h[2], headers, h[3]);
@@ -189,7 +221,7 @@ static ALWAYS_INLINE __m512i load_q4(const uint8_t *const rows[4], size_t pos, c
     return _mm512_shuffle_epi8(_mm512_mask_blend_epi32(0xcccc, h01, h23), has_min ? halves : _mm512_xor_si512(halves, odd_blocks));
 }
 
-/* g[i]: lane s = four f16 of rows 4*i … 4*i + 3 in its low (or, `high`, upper) half, for block s -> out[s] = 16 rows as floats */
+/* g[i]: lane s = four f16 of rows 4*i … 4*i + 3 in its low (or, `high`, upper) half, for block s -> out[s] = 16 floats */
 static ALWAYS_INLINE void f16_columns(const __m512i g[4], const bool high, __m512 out[4])
 {
     __m512i u = high ? _mm512_unpackhi_epi64(g[0], g[1]) : _mm512_unpacklo_epi64(g[0], g[1]);
@@ -260,12 +292,20 @@ static ALWAYS_INLINE k_scales load_k_scales(const uint8_t *const rows[TILE_ROWS]
     s.scale[0] = _mm512_and_si512(c[1], six);
     s.min[0] = _mm512_and_si512(c[2], six);
     s.scale[1] = _mm512_or_si512(_mm512_and_si512(c[3], four), _mm512_and_si512(_mm512_srli_epi32(c[1], 2), upper));
-    s.min[1] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(c[3], 4), four), _mm512_and_si512(_mm512_srli_epi32(c[2], 2), upper));
+    c[3] = _mm512_srli_epi32(c[3], 4);
+    s.min[1] = _mm512_or_si512(_mm512_and_si512(c[3], four), _mm512_and_si512(_mm512_srli_epi32(c[2], 2), upper));
     return s;
 }
 
-static ALWAYS_INLINE __m512 k_d(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4)); }
-static ALWAYS_INLINE __m512 k_m(const k_scales *s, const size_t g) { return _mm512_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4)); }
+static ALWAYS_INLINE __m512 k_d(const k_scales *s, const size_t g)
+{
+    return _mm512_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4));
+}
+
+static ALWAYS_INLINE __m512 k_m(const k_scales *s, const size_t g)
+{
+    return _mm512_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4));
+}
 
 /* The fifth bits of sub-blocks g0 (first 32 bytes) and g1 (last 32) moved to bit 4; other bits are left over. */
 static ALWAYS_INLINE __m512i fifth_bits(__m512i qh, const int g0, const int g1)
@@ -320,8 +360,8 @@ static ALWAYS_INLINE void store_scales(uint8_t *panel, size_t tile, size_t g, __
 }
 
 /* Blocks b … b + n - 1 of Q4_0 or Q4_1, 16 rows. */
-static ALWAYS_INLINE void unpack_q4_blocks(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there, size_t b,
-                                           const size_t n, const bool has_min)
+static ALWAYS_INLINE void unpack_q4_blocks(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there,
+                                           size_t b, const size_t n, const bool has_min)
 {
     const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(has_min ? -128 : 128 - 8);
     __m512i v[TILE_ROWS], header[4];
@@ -358,7 +398,8 @@ static ALWAYS_INLINE __m512i codes_64(const uint8_t *row, size_t b, const size_t
     if (type == CT_Q5_0) { /* the fifth bits are a bit set in the order of the elements: exactly a mask register */
         const uint8_t *p = row + b * 22;
         __mmask64 fifth = load_u32(p + 2) | (n == 64 ? (uint64_t)load_u32(p + 24) << 32 : 0);
-        __m512i v = _mm512_mask_mov_epi64(broadcast_16_bytes(p + 6), 0xf0, n == 64 ? broadcast_16_bytes(p + 28) : _mm512_setzero_si512());
+        __m512i v = broadcast_16_bytes(p + 6);
+        if (n == 64) v = _mm512_mask_mov_epi64(v, 0xf0, broadcast_16_bytes(p + 28));
         v = _mm512_and_si512(_mm512_srlv_epi64(v, quarters), _mm512_set1_epi8(15));
         return _mm512_add_epi8(v, _mm512_mask_mov_epi8(_mm512_set1_epi8(128 - 16), fifth, _mm512_set1_epi8(-128)));
     }
@@ -387,8 +428,8 @@ static ALWAYS_INLINE void unpack_64(uint8_t *panel, size_t tile, const uint8_t *
 }
 
 /* 16 rows of a panel; a tile without rows repeats the first with zeros for scales. */
-static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there, size_t n_cols,
-                                      const ct_type type)
+static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there,
+                                      size_t n_cols, const ct_type type)
 {
     const size_t n_blocks = n_cols / 32;
     size_t b = 0;
@@ -458,8 +499,7 @@ static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t 
     for (size_t b = 0; b < n_cols / CT_ACT_BLOCK; b++, act += CT_ACT_BLOCK, meta += sizeof(act_meta)) {
         UNROLL
         for (size_t h = 0; h < CT_ACT_BLOCK / sub_elems; h++) {
-            const size_t corr_at = sub_elems == 32 ? offsetof(act_meta, minus_128_sum) : offsetof(act_meta, minus_128_half) + 4 * h;
-            const size_t sum_at = sub_elems == 32 ? offsetof(act_meta, a_sum) : offsetof(act_meta, a_half) + 4 * h;
+            const size_t corr_at = minus_128_at(sub_elems, h), sum_at = a_sum_at(sub_elems, h);
             __m512i dot[GEMM_I8_TOKENS][2];
             UNROLL
             for (size_t t = 0; t < n_t; t++) dot[t][0] = dot[t][1] = _mm512_set1_epi32(load_i32(meta + t * act_stride + corr_at));
@@ -690,6 +730,73 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
     }
 }
 
+/* ---- Q5_0 ---- */
+
+/* The words at p, p + 22, … of n blocks as one mask of 64 bytes. */
+static ALWAYS_INLINE __mmask64 fifth_bits_q5_0(const uint8_t *p, const size_t n)
+{
+    uint64_t bits = 0;
+    UNROLL
+    for (size_t b = 0; b < n; b++) bits |= (uint64_t)load_u16(p + 22 * b) << 16 * b;
+    return bits;
+}
+
+/* One step: 4 blocks (n < 4 at the end of a row) of 16 rows. */
+static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+                                      const act_meta *meta, const size_t n)
+{
+    const __m512i low = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16), zero = _mm512_setzero_si512();
+    __m512i q01 = _mm512_loadu_si512(q), q23 = _mm512_loadu_si512(q + 64); /* the activations are padded */
+    __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xdd);
+    /* What the 16 in the codes adds, off at the start: partial sums then fit reduce_4_rows. */
+    __m512i start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, sixteen, q_lo), sixteen, q_hi));
+    __m512i dot[4];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        __m512i p[4];
+        UNROLL
+        for (size_t k = 0; k < 4; k++) {
+            const uint8_t *row = rows[4 * i + k] + pos;
+            __m512i v = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(row + 6)));
+            if (n > 1) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(row + 28)), 1);
+            if (n > 2) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(row + 50)), 2);
+            if (n > 3) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(row + 72)), 3);
+            __m512i lo = _mm512_and_si512(v, low), hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+            lo = _mm512_mask_add_epi8(lo, fifth_bits_q5_0(row + 2, n), lo, sixteen);
+            hi = _mm512_mask_add_epi8(hi, fifth_bits_q5_0(row + 4, n), hi, sixteen);
+            p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, q_lo), hi, q_hi);
+            if (n == 4) prefetch(rows[4 * i + k], ahead);
+        }
+        dot[i] = reduce_4_rows(p);
+    }
+    transpose_lanes(dot);
+    UNROLL
+    for (size_t b = 0; b < n; b++) {
+        __m512 d = _mm512_mul_ps(load_f16(rows, pos + 22 * b), _mm512_set1_ps(meta[b].a));
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), d, acc);
+    }
+    return acc;
+}
+
+static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+{
+    const size_t n_blocks = n_cols / 32;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        size_t b = 0, pos = 0;
+        for (; b + 4 <= n_blocks; b += 4, pos += 88, q += 128, meta += 4)
+            acc = step_q5_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 4);
+        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, 0, q, meta, 3);
+        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, 0, q, meta, 2);
+        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, 0, q, meta, 1);
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
 /* ---- types of 256 ---- */
 
 static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
@@ -709,7 +816,7 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
         for (size_t pos = 0; pos < n_cols / 256 * block_bytes; pos += block_bytes, q += 256, meta += 8) {
             k_scales scales = load_k_scales(rows, pos);
             UNROLL
-            for (size_t v = 0; v < 2; v++) { /* 64 bytes: sub-blocks 4v, 4v + 2 in the low nibbles, 4v + 1, 4v + 3 in the high ones */
+            for (size_t v = 0; v < 2; v++) { /* 64 bytes: low nibbles are sub-blocks 4v, 4v + 2, high ones 4v + 1, 4v + 3 */
                 __m512i q01 = _mm512_loadu_si512(q + 128 * v), q23 = _mm512_loadu_si512(q + 128 * v + 64);
                 __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x44), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xee);
                 size_t ahead = prefetch_offset(pos + 64 * v, row_bytes, TILE_ROWS);
@@ -736,8 +843,9 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
                     }
                     UNROLL
                     for (size_t k = 0; k < 2; k++) { /* lanes: subs 0, 1 and 2, 3 of row k, then of row k + 2; 4 int16 each */
-                        p[k] = _mm512_add_epi16(_mm512_shuffle_i64x2(p[k], p[k + 2], 0x88), _mm512_shuffle_i64x2(p[k], p[k + 2], 0xdd));
-                        p[k] = _mm512_madd_epi16(p[k], _mm512_set1_epi16(1));
+                        __m512i low_half = _mm512_shuffle_i64x2(p[k], p[k + 2], 0x88);
+                        __m512i high_half = _mm512_shuffle_i64x2(p[k], p[k + 2], 0xdd);
+                        p[k] = _mm512_madd_epi16(_mm512_add_epi16(low_half, high_half), _mm512_set1_epi16(1));
                     }
                     if (five) { /* pairs need 17 bits */
                         __m512 a = _mm512_castsi512_ps(p[0]), b = _mm512_castsi512_ps(p[1]);
@@ -752,7 +860,8 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
                 UNROLL
                 for (size_t s = 0; s < 4; s++) {
                     const size_t g = 4 * v + s;
-                    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[s]), _mm512_mul_ps(k_d(&scales, g), _mm512_set1_ps(meta[g].a)), acc);
+                    __m512 d = _mm512_mul_ps(k_d(&scales, g), _mm512_set1_ps(meta[g].a));
+                    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[s]), d, acc);
                     acc = _mm512_fmadd_ps(k_m(&scales, g), _mm512_set1_ps(meta[g].a_sum), acc);
                 }
             }
@@ -854,6 +963,7 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
     k->matvec[CT_BF16] = matvec_bf16;
     k->matvec[CT_Q4_0] = matvec_q4_0;
     k->matvec[CT_Q4_1] = matvec_q4_1;
+    k->matvec[CT_Q5_0] = matvec_q5_0;
     k->matvec[CT_Q8_0] = matvec_q8_0;
     k->matvec[CT_Q4_K] = matvec_q4_k;
     k->matvec[CT_Q5_K] = matvec_q5_k;

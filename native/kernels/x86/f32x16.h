@@ -19,7 +19,10 @@ static ALWAYS_INLINE f32x16 v_div(f32x16 a, f32x16 b) { return _mm512_div_ps(a, 
 static ALWAYS_INLINE f32x16 v_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
 static ALWAYS_INLINE f32x16 v_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); } /* b where a is NaN */
 static ALWAYS_INLINE f32x16 v_neg(f32x16 a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
-static ALWAYS_INLINE f32x16 v_from_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p)); }
+static ALWAYS_INLINE f32x16 v_from_f16(const uint16_t *p)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
 
 static ALWAYS_INLINE f32x16 v_from_bf16(const uint16_t *p)
 {

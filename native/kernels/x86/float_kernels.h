@@ -145,8 +145,8 @@ static void softmax_stats(const float *x, size_t n, float max, float *sum, float
 
 /* ---- float products ------------------------------------------------------------------------------------------------- */
 
-static ALWAYS_INLINE void gemm_f32_tile(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x, size_t x_stride,
-                                        size_t n_cols, const size_t n_r, const size_t n_t)
+static ALWAYS_INLINE void gemm_f32_tile(float *y, size_t y_stride, const float *w, size_t w_stride, const float *x,
+                                        size_t x_stride, size_t n_cols, const size_t n_r, const size_t n_t)
 {
     f32x16 acc[GEMM_ROWS][GEMM_TOKENS];
     UNROLL
@@ -218,7 +218,8 @@ static void gemm_f32(float *y, size_t y_stride, const float *w, size_t w_stride,
         for (size_t t = 0; t < n_tok;) {
             /* tiles of nearly equal size: 7 tokens are 4 + 3, not 6 + 1 */
             size_t left = n_tok - t, n_tiles = (left + GEMM_TOKENS - 1) / GEMM_TOKENS, n_t = (left + n_tiles - 1) / n_tiles;
-            gemm_f32_tokens[n_t](y + t * y_stride + r, y_stride, w + r * w_stride, w_stride, x + t * x_stride, x_stride, n_r, n_cols);
+            float *out = y + t * y_stride + r;
+            gemm_f32_tokens[n_t](out, y_stride, w + r * w_stride, w_stride, x + t * x_stride, x_stride, n_r, n_cols);
             t += n_t;
         }
     }
@@ -389,8 +390,10 @@ static ALWAYS_INLINE void value_tile(const value_query *queries, const void *v, 
     if (from >= to) from = to = CT_PAGE_TOKENS; /* nothing in common */
     if (n_q > 1) {
         UNROLL
-        for (size_t i = 0; i < n_q; i++)
-            add_values(acc + i * n_c, p + i, v, d_v, c, queries[i].begin, queries[i].end < from ? queries[i].end : from, 1, n_c, half);
+        for (size_t i = 0; i < n_q; i++) {
+            int32_t end = queries[i].end < from ? queries[i].end : from;
+            add_values(acc + i * n_c, p + i, v, d_v, c, queries[i].begin, end, 1, n_c, half);
+        }
     }
     add_values(acc, p, v, d_v, c, from, to, n_q, n_c, half);
     if (n_q > 1) {
@@ -424,7 +427,8 @@ static ALWAYS_INLINE void values(const value_query *queries, size_t n_q, const v
     }
     for (; i < n_q; i++) {
         size_t c = 0;
-        for (; c + 16 * VALUE_CHUNK_ONE <= d_v; c += 16 * VALUE_CHUNK_ONE) value_tile(queries + i, v, d_v, c, 1, VALUE_CHUNK_ONE, half);
+        for (; c + 16 * VALUE_CHUNK_ONE <= d_v; c += 16 * VALUE_CHUNK_ONE)
+            value_tile(queries + i, v, d_v, c, 1, VALUE_CHUNK_ONE, half);
         for (; c + 64 <= d_v; c += 64) value_tile(queries + i, v, d_v, c, 1, 4, half);
         for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, 1, 1, half);
     }

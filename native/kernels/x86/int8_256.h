@@ -1,10 +1,10 @@
 /* int8_256.h: products of weights in affine codes with int8 activations in 256-bit registers, for AVX2 and, where the compiler has
  * it on (-mavxvnni), with vpdpbusd.
  *
- * vpdpbusd and AVX2's vpmaddubsw both multiply unsigned by signed bytes: codes are made unsigned by adding a constant, and what that
- * adds to a dot product (constant * sum of the activations) is taken off again in int32. vpmaddubsw adds pairs in int16 with
- * saturation, so AVX2 can afford codes up to 63 there; wider ones go as |code| times the activation with the code's sign. All dot
- * products are exact. */
+ * vpdpbusd and AVX2's vpmaddubsw both multiply unsigned by signed bytes: codes are made unsigned by adding a constant, and what
+ * that adds to a dot product (constant * sum of the activations) is taken off again in int32. vpmaddubsw adds pairs in int16 with
+ * saturation, so AVX2 can afford codes up to 63 there; wider ones go as |code| times the activation with the code's sign. All
+ * dot products are exact. */
 #ifndef CT_X86_INT8_256_H
 #define CT_X86_INT8_256_H
 
@@ -82,10 +82,9 @@ static void quantize_act(void *act, const float *x, size_t n_cols)
 
 enum { PANEL_ROWS = 16, TILE_ROWS = 8 };
 
-/* How codes are stored: the largest stored value decides how many products fit int16. */
+/* How codes are stored. */
 typedef enum code_kind {
-    CODES_15,     /* code + bias in [0, 15]: all of a sub-block's */
-    CODES_63,     /* code + bias in [0, 63]: four */
+    CODES_63,     /* code + bias, in [0, 63]: the sum of four products fits int16 */
     CODES_SIGNED, /* the code itself */
     CODES_VNNI    /* code + 128 */
 } code_kind;
@@ -121,7 +120,8 @@ static ALWAYS_INLINE uint8_t *start_panel(void *panel, code_kind kind, int bias)
 }
 
 /* 32 codes of 8 rows, columns col … col + 31, into the panel's records. */
-static ALWAYS_INLINE void store_codes(uint8_t *records, size_t tile, size_t col, const __m256i rows[8], size_t sub_elems, bool has_min)
+static ALWAYS_INLINE void store_codes(uint8_t *records, size_t tile, size_t col, const __m256i rows[8], size_t sub_elems,
+                                      bool has_min)
 {
     const size_t steps = sub_elems / 4;
     uint8_t *out = records + col / sub_elems * record_bytes(sub_elems, has_min) + tile * 32;
@@ -172,9 +172,7 @@ static void pack_panel(void *panel, const int8_t *codes, const float *d, const f
             if (lows[i] < lowest) lowest = lows[i];
             if (highs[i] > highest) highest = highs[i];
         }
-        if (lowest >= 0 && highest <= 15) kind = CODES_15;
-        else if (lowest >= -8 && highest <= 7) kind = CODES_15, bias = 8;
-        else if (lowest >= 0 && highest <= 63) kind = CODES_63;
+        if (lowest >= 0 && highest <= 63) kind = CODES_63;
         else if (lowest >= -32 && highest <= 31) kind = CODES_63, bias = 32;
     }
     uint8_t *records = start_panel(panel, kind, bias);
@@ -212,7 +210,7 @@ static ALWAYS_INLINE __m256i nibbles_32(const uint8_t *p)
 /* Bit k of `bits` -> 16 in byte k. */
 static ALWAYS_INLINE __m256i bits_to_16(uint32_t bits)
 {
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
+    const __m256i spread = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
     const __m256i bit = _mm256_set1_epi64x((long long)0x8040201008040201u);
     __m256i v = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32((int)bits), spread), bit);
     return _mm256_and_si256(_mm256_cmpeq_epi8(v, bit), _mm256_set1_epi8(16));
@@ -285,14 +283,14 @@ static ALWAYS_INLINE void unpack_f16(uint8_t *records, const uint8_t *w, size_t 
 
 static void unpack_q4_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
 {
-    uint8_t *records = start_panel(panel, CODES_15, 8);
+    uint8_t *records = start_panel(panel, CODES_63, 8);
     unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q4_0, 8, 32, false);
     unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 18, 0, false, 0);
 }
 
 static void unpack_q4_1(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
 {
-    uint8_t *records = start_panel(panel, CODES_15, 0);
+    uint8_t *records = start_panel(panel, CODES_63, 0);
     unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q4_1, 0, 32, true);
     unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 20, 0, true, 0);
     unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 20, 2, true, 1);
@@ -321,7 +319,7 @@ static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t 
                                        size_t act_stride, size_t n_rows, size_t n_cols, const size_t n_t, const size_t sub_elems,
                                        const bool has_min, const code_kind kind)
 {
-    const size_t steps = sub_elems / 4, in_int16 = kind == CODES_15 ? steps : 2; /* steps whose sums fit int16 */
+    const size_t steps = sub_elems / 4;
     const __m256i ones = _mm256_set1_epi16(1);
     const uint8_t *meta = act + act_blocks(n_cols) * CT_ACT_BLOCK;
     __m256 acc[GEMM_I8_TOKENS][2];
@@ -330,21 +328,19 @@ static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t 
     for (size_t b = 0; b < n_cols / CT_ACT_BLOCK; b++, act += CT_ACT_BLOCK, meta += sizeof(act_meta)) {
         UNROLL
         for (size_t h = 0; h < CT_ACT_BLOCK / sub_elems; h++) {
-            const size_t corr_at = sub_elems == 32 ? offsetof(act_meta, minus_128_sum) : offsetof(act_meta, minus_128_half) + 4 * h;
-            const size_t sum_at = sub_elems == 32 ? offsetof(act_meta, a_sum) : offsetof(act_meta, a_half) + 4 * h;
+            const size_t corr_at = minus_128_at(sub_elems, h), sum_at = a_sum_at(sub_elems, h);
             __m256i dot[GEMM_I8_TOKENS][2];
             UNROLL
             for (size_t t = 0; t < n_t; t++) {
-                int32_t corr = load_i32(meta + t * act_stride + corr_at);
-                if (kind != CODES_VNNI) corr = corr / 128 * bias;
-                dot[t][0] = dot[t][1] = kind == CODES_SIGNED ? _mm256_setzero_si256() : _mm256_set1_epi32(corr);
+                int32_t start = kind == CODES_VNNI ? load_i32(meta + t * act_stride + corr_at) : 0;
+                dot[t][0] = dot[t][1] = _mm256_set1_epi32(start);
             }
-            if (kind == CODES_15 || kind == CODES_63) {
+            if (kind == CODES_63) {
                 UNROLL
-                for (size_t k = 0; k < steps; k += in_int16) {
+                for (size_t k = 0; k < steps; k += 2) { /* the sums of two steps fit int16 */
                     __m256i pairs[GEMM_I8_TOKENS][2];
                     UNROLL
-                    for (size_t j = 0; j < in_int16; j++) {
+                    for (size_t j = 0; j < 2; j++) {
                         __m256i w0 = load_256(record + (k + j) * 64), w1 = load_256(record + (k + j) * 64 + 32);
                         UNROLL
                         for (size_t t = 0; t < n_t; t++) {
@@ -356,8 +352,10 @@ static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t 
                     }
                     UNROLL
                     for (size_t t = 0; t < n_t; t++) {
-                        dot[t][0] = _mm256_add_epi32(dot[t][0], _mm256_madd_epi16(pairs[t][0], ones));
-                        dot[t][1] = _mm256_add_epi32(dot[t][1], _mm256_madd_epi16(pairs[t][1], ones));
+                        pairs[t][0] = _mm256_madd_epi16(pairs[t][0], ones);
+                        pairs[t][1] = _mm256_madd_epi16(pairs[t][1], ones);
+                        dot[t][0] = k == 0 ? pairs[t][0] : _mm256_add_epi32(dot[t][0], pairs[t][0]);
+                        dot[t][1] = k == 0 ? pairs[t][1] : _mm256_add_epi32(dot[t][1], pairs[t][1]);
                     }
                 }
             } else {
@@ -382,6 +380,11 @@ static ALWAYS_INLINE void gemm_i8_tile(float *y, size_t y_stride, const uint8_t 
             const float *scales = (const float *)(const void *)(record + PANEL_ROWS * sub_elems);
             UNROLL
             for (size_t t = 0; t < n_t; t++) {
+                if (kind == CODES_63) { /* what the bias added */
+                    __m256i corr = _mm256_set1_epi32(load_i32(meta + t * act_stride + corr_at) / 128 * bias);
+                    dot[t][0] = _mm256_add_epi32(dot[t][0], corr);
+                    dot[t][1] = _mm256_add_epi32(dot[t][1], corr);
+                }
                 __m256 a = _mm256_castsi256_ps(_mm256_set1_epi32(load_i32(meta + t * act_stride + offsetof(act_meta, a))));
                 __m256 d0 = _mm256_mul_ps(_mm256_load_ps(scales), a), d1 = _mm256_mul_ps(_mm256_load_ps(scales + 8), a);
                 acc[t][0] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[t][0]), d0, acc[t][0]);
@@ -421,6 +424,7 @@ static ALWAYS_INLINE void gemm_i8_of(float *y, size_t y_stride, const void *pane
         size_t left = n_tok - t, n_tiles = (left + GEMM_I8_TOKENS - 1) / GEMM_I8_TOKENS, n_t = (left + n_tiles - 1) / n_tiles;
         float *yt = y + t * y_stride;
         const uint8_t *at = act + t * act_stride;
+
         if (n_t == 3) gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 3, sub_elems, has_min, kind);
         else if (n_t == 2) gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 2, sub_elems, has_min, kind);
         else gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 1, sub_elems, has_min, kind);
@@ -428,19 +432,18 @@ static ALWAYS_INLINE void gemm_i8_of(float *y, size_t y_stride, const void *pane
     }
 }
 
-#define GEMM_I8_OF(name, kind)                                                                                                   \
-    static void name(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows, size_t n_cols, \
-                     size_t n_tok, size_t sub_elems, bool has_min)                                                               \
-    {                                                                                                                            \
-        if (sub_elems == 32 && has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true, kind);  \
-        else if (sub_elems == 32) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, false, kind);       \
-        else if (has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, true, kind);                \
-        else gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, false, kind);                            \
+#define GEMM_I8_OF(name, kind)                                                                                               \
+    static void name(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows,        \
+                     size_t n_cols, size_t n_tok, size_t sub, bool has_min)                                                  \
+    {                                                                                                                        \
+        if (sub == 32 && has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, true, kind);    \
+        else if (sub == 32) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 32, false, kind);         \
+        else if (has_min) gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, true, kind);            \
+        else gemm_i8_of(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, false, kind);                        \
     }
 #if defined(__AVXVNNI__)
 GEMM_I8_OF(gemm_i8_vnni, CODES_VNNI)
 #else
-GEMM_I8_OF(gemm_i8_15, CODES_15)
 GEMM_I8_OF(gemm_i8_63, CODES_63)
 GEMM_I8_OF(gemm_i8_signed, CODES_SIGNED)
 #endif
@@ -454,8 +457,7 @@ static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *ac
 #else
     panel_head head;
     memcpy(&head, panel, sizeof head);
-    if (head.kind == CODES_15) gemm_i8_15(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
-    else if (head.kind == CODES_63) gemm_i8_63(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
+    if (head.kind == CODES_63) gemm_i8_63(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
     else gemm_i8_signed(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, sub_elems, has_min);
 #endif
 }
@@ -506,10 +508,10 @@ static ALWAYS_INLINE __m256 add_min(__m256 acc, __m256 m, const act_meta *meta)
 }
 
 /* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. */
-static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
-                                         const act_meta *meta, const size_t n, const ct_type type)
+static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead,
+                                         const int8_t *q, const act_meta *meta, const size_t n, const ct_type type)
 {
-    const size_t block_bytes = type == CT_Q4_0 ? 18 : type == CT_Q4_1 ? 20 : 22, at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6;
+    const size_t at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6, block_bytes = at + 16; /* the nibbles come last */
     __m256i q0 = load_256(q), q1 = load_256(q + 32); /* the activations are padded */
     __m256i q_lo = _mm256_permute2x128_si256(q0, q1, 0x20), q_hi = _mm256_permute2x128_si256(q0, q1, 0x31);
     __m256i p[TILE_ROWS], dot[2], start = _mm256_setzero_si256();
@@ -521,7 +523,7 @@ static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[T
     UNROLL
     for (size_t i = 0; i < TILE_ROWS; i++) {
         const uint8_t *row = rows[i] + pos;
-        __m256i v = n == 2 ? load_2x128(row + at, row + block_bytes + at) : _mm256_inserti128_si256(_mm256_setzero_si256(), load_128(row + at), 0);
+        __m256i v = n == 2 ? load_2x128(row + at, row + block_bytes + at) : _mm256_zextsi128_si256(load_128(row + at));
         __m256i lo = low_nibbles(v), hi = high_nibbles(v);
         for (size_t b = 0; b < n; b++) {
             d[b][i] = load_u16(row + b * block_bytes);
@@ -567,8 +569,9 @@ static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE
     }
     UNROLL
     for (size_t i = 0; i < 2; i++) { /* rows 4i … 4i + 3: their sums, in each 128-bit lane of its 16 elements */
-        __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(p[4 * i], p[4 * i + 1]), _mm256_unpackhi_epi32(p[4 * i], p[4 * i + 1]));
-        __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(p[4 * i + 2], p[4 * i + 3]), _mm256_unpackhi_epi32(p[4 * i + 2], p[4 * i + 3]));
+        const __m256i *r = p + 4 * i;
+        __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+        __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
         y[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
     }
     __m256i dot = _mm256_add_epi32(_mm256_permute2x128_si256(y[0], y[1], 0x20), _mm256_permute2x128_si256(y[0], y[1], 0x31));
@@ -646,12 +649,20 @@ static ALWAYS_INLINE k_scales load_k_scales(const uint8_t *const rows[TILE_ROWS]
     s.scale[0] = _mm256_and_si256(c[1], six);
     s.min[0] = _mm256_and_si256(c[2], six);
     s.scale[1] = _mm256_or_si256(_mm256_and_si256(c[3], four), _mm256_and_si256(_mm256_srli_epi32(c[1], 2), upper));
-    s.min[1] = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi32(c[3], 4), four), _mm256_and_si256(_mm256_srli_epi32(c[2], 2), upper));
+    c[3] = _mm256_srli_epi32(c[3], 4);
+    s.min[1] = _mm256_or_si256(_mm256_and_si256(c[3], four), _mm256_and_si256(_mm256_srli_epi32(c[2], 2), upper));
     return s;
 }
 
-static ALWAYS_INLINE __m256 k_d(const k_scales *s, const size_t g) { return _mm256_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4)); }
-static ALWAYS_INLINE __m256 k_m(const k_scales *s, const size_t g) { return _mm256_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4)); }
+static ALWAYS_INLINE __m256 k_d(const k_scales *s, const size_t g)
+{
+    return _mm256_mul_ps(s->d, cvt_byte(s->scale[g / 4], g % 4));
+}
+
+static ALWAYS_INLINE __m256 k_m(const k_scales *s, const size_t g)
+{
+    return _mm256_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4));
+}
 
 static ALWAYS_INLINE __m256i even_dwords(__m256i a, __m256i b)
 {
@@ -684,13 +695,14 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
                     const uint8_t *block = rows[i] + pos;
                     __m256i lo = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j, five), q0);
                     __m256i hi = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j + 1, five), q1);
-                    p[i] = _mm256_packs_epi32(lo, hi); /* lanes: 4 int16 of sub-block 2j, 4 of 2j + 1; first and second 16 elements */
+                    p[i] = _mm256_packs_epi32(lo, hi); /* lanes: first and second half; 4 int16 of sub-block 2j, 4 of 2j + 1 */
                     prefetch(rows[i], ahead);
                 }
                 UNROLL
                 for (size_t i = 0; i < 4; i++) { /* lanes: rows i and i + 4 */
-                    p[i] = _mm256_add_epi16(_mm256_permute2x128_si256(p[i], p[i + 4], 0x20), _mm256_permute2x128_si256(p[i], p[i + 4], 0x31));
-                    p[i] = _mm256_madd_epi16(p[i], _mm256_set1_epi16(1));
+                    __m256i first = _mm256_permute2x128_si256(p[i], p[i + 4], 0x20);
+                    __m256i second = _mm256_permute2x128_si256(p[i], p[i + 4], 0x31);
+                    p[i] = _mm256_madd_epi16(_mm256_add_epi16(first, second), _mm256_set1_epi16(1));
                 }
                 __m256i z0 = _mm256_add_epi32(even_dwords(p[0], p[1]), odd_dwords(p[0], p[1]));
                 __m256i z1 = _mm256_add_epi32(even_dwords(p[2], p[3]), odd_dwords(p[2], p[3]));
@@ -795,13 +807,14 @@ static ALWAYS_INLINE void store_there(float *out, __m256 v, size_t n_rows)
     for (size_t i = n_rows; i < TILE_ROWS; i++) out[i] = 0.0f;
 }
 
-static ALWAYS_INLINE void unpack_k(void *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols, const ct_type type)
+static ALWAYS_INLINE void unpack_k(void *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols,
+                                   const ct_type type)
 {
     const size_t block_bytes = type == CT_Q4_K ? 144 : type == CT_Q5_K ? 176 : 210;
     const size_t sub_elems = type == CT_Q6_K ? 16 : 32, n_subs = 256 / sub_elems;
     const bool has_min = type != CT_Q6_K;
     const int bias = type == CT_Q6_K ? 32 : 0;
-    uint8_t *records = start_panel(panel, type == CT_Q4_K ? CODES_15 : CODES_63, bias);
+    uint8_t *records = start_panel(panel, CODES_63, bias);
     unpack_codes(records, w, row_bytes, n_rows, n_cols, type, bias, sub_elems, has_min);
     for (size_t tile = 0; tile < 2; tile++) {
         const size_t done = tile * TILE_ROWS, n = n_rows <= done ? 0 : n_rows - done < TILE_ROWS ? n_rows - done : TILE_ROWS;

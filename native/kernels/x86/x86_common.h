@@ -39,13 +39,6 @@ static ALWAYS_INLINE int32_t load_i32(const void *p)
     return v;
 }
 
-static ALWAYS_INLINE uint64_t load_u64(const void *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
 /* ---- quantised activations -------------------------------------------------------------------------------------------
  * A row of n_cols elements is int8 q[32 * n], then act_meta[n], n being its number of blocks rounded up to a multiple of
  * ACT_GROUP; the blocks added are zeros, so that kernels may read whole groups. */
@@ -62,6 +55,17 @@ typedef struct act_meta {
     int32_t minus_128_half[2];
     uint32_t unused;
 } act_meta;
+
+/* Where act_meta has what belongs to a sub-block: the block of 32, or its half `h`. */
+static ALWAYS_INLINE size_t minus_128_at(const size_t sub_elems, const size_t h)
+{
+    return sub_elems == 32 ? offsetof(act_meta, minus_128_sum) : offsetof(act_meta, minus_128_half) + h * sizeof(int32_t);
+}
+
+static ALWAYS_INLINE size_t a_sum_at(const size_t sub_elems, const size_t h)
+{
+    return sub_elems == 32 ? offsetof(act_meta, a_sum) : offsetof(act_meta, a_half) + h * sizeof(float);
+}
 
 /* sums: of four neighbouring activations each, [8] */
 static ALWAYS_INLINE act_meta make_meta(float a, const int32_t sums[8])
