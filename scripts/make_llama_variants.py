@@ -267,7 +267,7 @@ def make(name: str, variant: Variant, out: Path, seed: int, peer_python: str | N
         ids[0] = config.bos_token_id
         arrays["tokens" + suffix] = ids
         arrays["logits" + suffix] = reference_logits(model, ids)
-    np.savez_compressed(out / f"{name}.npz", **arrays)
+    np.savez_compressed(out / f"{name}.npz", **arrays)  # type: ignore[arg-type]
     scores = np.sort(np.concatenate([arrays["logits"], arrays["logits_long"]]), axis=-1)
     entry: dict[str, Any] = {
         "config": variant.config,

@@ -106,7 +106,7 @@ def perplexity(peer: Peer) -> dict[str, Any]:
     ids: list[int] = []
     for name in TEXTS:
         ids += peer.tokenize((TEXT_DIR / name).read_text(encoding="utf-8"), add_special=False, parse_special=False)
-    windows = []
+    windows: list[dict[str, Any]] = []
     for i in range(N_WINDOWS):
         window = ids[i * WINDOW_TOKENS : (i + 1) * WINDOW_TOKENS]
         if len(window) < WINDOW_TOKENS:

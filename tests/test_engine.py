@@ -141,7 +141,7 @@ PENALTIES: list[dict[str, Any]] = [
 
 def adjusted(scores: NDArray[np.float32], history: list[int], sampling: dict[str, Any]) -> NDArray[np.float32]:
     """Scores after penalties (each distinct token of the look-back once) and bias, in float32 as documented."""
-    x = scores.astype(np.float32).copy()
+    x: NDArray[np.float32] = scores.astype(np.float32).copy()
     last_n = sampling.get("penalty_last_n", -1)
     seen = history if last_n < 0 else history[len(history) - min(last_n, len(history)) :]
     for token in set(seen):
@@ -180,7 +180,8 @@ def expected_distribution(scores: NDArray[np.float32], sampling: dict[str, Any])
         sums = np.cumsum(p[order]) / p.sum()
         p[order[np.searchsorted(sums, sampling["top_p"]) + 1 :]] = 0.0
     p[p < sampling.get("min_p", 0.0) * p.max()] = 0.0
-    return p / p.sum()
+    probabilities: NDArray[np.float64] = p / p.sum()
+    return probabilities
 
 
 @pytest.mark.parametrize(
@@ -355,7 +356,7 @@ def test_scores_may_be_asked_for_meanwhile(model: Model, prompt: list[int]) -> N
 
 
 @pytest.mark.parametrize("options", [{"threads": 1}, {"threads": 3}, {"batch": 1}, {"batch": 7}, {"context": 128}], ids=str)
-def test_settings_do_not_change_tokens(path: Path, model: Model, prompt: list[int], options: dict[str, int]) -> None:
+def test_settings_do_not_change_tokens(path: Path, model: Model, prompt: list[int], options: dict[str, Any]) -> None:
     """Threads, step size and context are about speed and memory, not about the answer."""
     requests = [r for r in mixed_requests(prompt) if len(r[0]) + r[1] < 128]
     alone = [run(model, *request) for request in requests]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Small models wander at OpenAI's temperature of 1; what their makers advise lies near these values.
 TEMPERATURE = 0.2
 TOP_P = 0.9
+REPETITION_PENALTY = 1.1  # without one they fall into loops
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="A name, an alias, or the path of a .gguf file.", show_default="smollm2")
@@ -31,6 +32,9 @@ TemperatureOption = Annotated[
 ]
 TopPOption = Annotated[
     float, typer.Option("--top-p", help="Draw from the likeliest tokens that hold this share of probability.")
+]
+RepetitionPenaltyOption = Annotated[
+    float, typer.Option("--repetition-penalty", min=0.1, max=10.0, help="Above 1 discourages words that were already said.")
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same answer.", show_default="random")]
 ContextOption = Annotated[

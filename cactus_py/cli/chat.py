@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cactus_py.cli._talk import (
+    REPETITION_PENALTY,
     TEMPERATURE,
     TOP_P,
     ContextOption,
     MaxTokensOption,
     ModelOption,
+    RepetitionPenaltyOption,
     SeedOption,
     SystemOption,
     TemperatureOption,
@@ -44,6 +46,7 @@ def command(
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = TEMPERATURE,
     top_p: TopPOption = TOP_P,
+    repetition_penalty: RepetitionPenaltyOption = REPETITION_PENALTY,
     seed: SeedOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
@@ -51,7 +54,13 @@ def command(
     """Talk with a model. When the conversation outgrows the model's context, its oldest turns are forgotten."""
     from cactus_py.cli._talk import open_client
 
-    options: dict[str, Any] = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    options: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
+        "seed": seed,
+    }
     with open_client(model, context, threads) as client:
         conversation = _Conversation(client, system, options)
         if sys.stdin.isatty():

@@ -8,11 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from cactus_py.cli._talk import (
+    REPETITION_PENALTY,
     TEMPERATURE,
     TOP_P,
     ContextOption,
     MaxTokensOption,
     ModelOption,
+    RepetitionPenaltyOption,
     SeedOption,
     SystemOption,
     TemperatureOption,
@@ -30,6 +32,7 @@ def command(
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = TEMPERATURE,
     top_p: TopPOption = TOP_P,
+    repetition_penalty: RepetitionPenaltyOption = REPETITION_PENALTY,
     seed: SeedOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
@@ -51,6 +54,7 @@ def command(
         "max_tokens": max_tokens,
         "temperature": temperature,
         "top_p": top_p,
+        "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
     with open_client(model, context, threads) as client:

@@ -35,8 +35,8 @@ class Token:
 
     `text` is what the event adds to the answer: whole characters, possibly none. `logprob` (natural log), `entropy` (nats) and
     `margin` (best score minus second best) belong to the model's own distribution, before temperature, penalties and bias;
-    `top` holds (id, logprob) of the best alternatives. `finish_reason` is set on the last event: "stop" (an end token, whose id
-    is reported with empty text, or a stop string), "length" or "cancelled". An `id` of -1 means that no token belongs to the event.
+    `top` holds (id, logprob) of the best alternatives. `finish_reason` is set on the last event: "stop" (an end token, whose
+    id is reported with empty text, or a stop string), "length" or "cancelled". An `id` of -1: the event has no token.
     """
 
     id: int
@@ -228,9 +228,7 @@ class Generation:
         raw, error = ffi.new("cactus_request_stats *"), _status.new_error()
         raw.struct_size = ffi.sizeof("cactus_request_stats")
         _status.check(lib.cactus_request_get_stats(self._handle, raw, error), error)
-        return GenerationStats(
-            raw.n_prompt, raw.n_prompt_cached, raw.n_generated, raw.queue_ms, raw.prompt_ms, raw.decode_ms
-        )
+        return GenerationStats(raw.n_prompt, raw.n_prompt_cached, raw.n_generated, raw.queue_ms, raw.prompt_ms, raw.decode_ms)
 
     def cancel(self) -> None:
         """Ends the generation at the next token boundary."""
@@ -293,8 +291,8 @@ class Model:
 
         threads: None for all CPUs this process may use. context: longest sequence in tokens, None for the trained length.
         kv_type: keys and values as "f16" or "f32"; "auto" is f16, and f32 for models with float weights. kv_memory: bytes for
-        the keys and values of all sequences together. batch: tokens computed in one step at most, None for 512. kernels: name of
-        a kernel set, None for the environment's CACTUS_PY_KERNELS or the best.
+        the keys and values of all sequences together. batch: tokens computed in one step at most, None for 512. kernels: name
+        of a kernel set, None for the environment's CACTUS_PY_KERNELS or the best.
 
         Raises ModelFileError, ModelFormatError, UnsupportedModelError, InvalidRequestError or OutOfMemoryError.
         """
@@ -304,12 +302,12 @@ class Model:
         model_out, engine_out, error = ffi.new("cactus_model **"), ffi.new("cactus_engine **"), _status.new_error()
         params = ffi.new("cactus_engine_params *")
         params.struct_size = ffi.sizeof("cactus_engine_params")
-        for field, name, value in (("n_threads", "threads", threads), ("n_context", "context", context), ("n_batch", "batch", batch)):
+        for name, value in (("threads", threads), ("context", context), ("batch", batch)):
             if value is not None:
                 number = _number(name, value, int)
                 if number <= 0:
                     raise InvalidRequestError(f"{name} is {value}; it must be positive")
-                setattr(params, field, number)
+                setattr(params, f"n_{name}", number)
         if kv_memory is not None:
             if kv_memory <= 0:
                 raise InvalidRequestError(f"kv_memory is {kv_memory}; it must be a positive number of bytes")
@@ -406,7 +404,8 @@ class Model:
         with self._in_use() as engine:
             out = np.empty((n, self._tokenizer.info.n_vocab), dtype=np.float32)
             error = _status.new_error()
-            status = lib.cactus_engine_logits(engine, raw, n, _number("chunk", chunk, int), ffi.cast("float *", out.ctypes.data), error)
+            room = ffi.cast("float *", out.ctypes.data)
+            status = lib.cactus_engine_logits(engine, raw, n, _number("chunk", chunk, int), room, error)
             _status.check(status, error)
         return out
 
@@ -436,8 +435,8 @@ class Model:
     ) -> Generation:
         """Starts a generation after the prompt `ids` and returns it; iterate over it for tokens.
 
-        max_tokens: None until an end token or until the context is full. sampling: temperature (default 0: greedy), top_k, top_p,
-        min_p, repetition_penalty, presence_penalty, frequency_penalty, penalty_last_n, seed, logit_bias, ignore_eos,
+        max_tokens: None until an end token or until the context is full. sampling: temperature (default 0: greedy), top_k,
+        top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, penalty_last_n, seed, logit_bias, ignore_eos,
         top_logprobs. stop: strings that end the text, themselves left out. context_policy: "error" refuses a prompt that is too
         long and ends with "length" when the context is full; "shift" keeps the first `keep` tokens and the newest.
 

@@ -40,7 +40,7 @@ def path_bytes(path: str | os.PathLike[str]) -> bytes:
 
 
 def id_array(ids: Sequence[int]) -> tuple[Any, int]:
-    """``(int32_t[], n)`` for a sequence of ids (a list, a tuple, an integer array). Raises InvalidRequestError for other things."""
+    """``(int32_t[], n)`` for a sequence of ids: a list, a tuple, an integer array. Raises InvalidRequestError otherwise."""
     ffi, _ = _ffi.load()
     try:
         values = [int(i) for i in ids]
@@ -106,9 +106,7 @@ class Tokenizer:
         capacity = len(raw) + 2
         ids, n_ids, error = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), _status.new_error()
         with self._in_use():
-            status = lib.cactus_tokenize(
-                self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error
-            )
+            status = lib.cactus_tokenize(self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error)
         _status.check(status, error)
         return ffi.unpack(ids, n_ids[0]) if n_ids[0] else []
 

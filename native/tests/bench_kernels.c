@@ -7,8 +7,8 @@
  * others   data that fits the caches: nanoseconds per call, and elements or multiply-adds per nanosecond
  *
  * Each line gives the best and, in brackets, the median of several runs, in CPU time of the thread, so that a busy machine
- * disturbs little (its caches and its memory bandwidth are still shared). The data are made such that every half-precision scale is an
- * ordinary number. This is a measurement, not a test: it checks nothing. */
+ * disturbs little (its caches and its memory bandwidth are still shared). The data are made such that every half-precision
+ * scale is an ordinary number. This is a measurement, not a test: it checks nothing. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -16,7 +16,8 @@ Protocol
 - Key/value cache f16 on both sides. llama.cpp runs without flash attention, as llama-cpp-python does unless told otherwise
   (--peer-flash changes it), and with its own weight layouts where they work on this machine.
 - Reported: median over the rounds, spread (lowest to highest), and the ratio of the medians. The JSON holds every round.
-- Memory is read in the child when all is done: private = pages of this process alone; the mapped weights are shared.
+- Memory is read in the child when all is done: anonymous = what the process wrote itself, key/value cache included; rss
+  counts the mapped weights too, which the system shares and may drop.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ def rates(rounds: list[dict[str, Any]], sizes: list[int]) -> dict[str, list[floa
     values = {f"pp{n} tok/s": [n / r["prompt_ms"][str(n)] * 1e3 for r in rounds] for n in sizes}
     values[f"tg{rounds[0]['n_decoded']} tok/s"] = [r["n_decoded"] / r["decode_ms"] * 1e3 for r in rounds]
     values["load ms"] = [r["load_ms"] for r in rounds]
-    for kind in ("private", "rss"):
+    for kind in ("anonymous", "rss"):
         values[f"{kind} MB"] = [r["memory"].get(kind, 0) / 1e6 for r in rounds]
     return values
 
@@ -118,7 +119,8 @@ def markdown(document: dict[str, Any]) -> str:
         f"{on['cpu']}, {on['cpus']} CPUs, {on.get('memory_gib', '?')} GiB, {on['system']}; {document['date']}; "
         f"{document['rounds'][OURS][0]['about']['engine']} ({document['commit']}), kernels "
         f"{document['rounds'][OURS][0]['about']['kernels']}; {about['engine']}, {about['options']}.",
-        f"Medians of {settings['rounds']} alternating rounds, in brackets lowest to highest. Protocol: scripts/bench/bench.py.",
+        f"Medians of {settings['rounds']} alternating rounds, in brackets lowest to highest; load average at the start "
+        f"{on['load_average_at_start']}. Protocol: scripts/bench/bench.py.",
         "",
         f"| | {OURS} | {PEER} | ratio |", "| --- | --- | --- | --- |",
     ]  # fmt: skip
@@ -156,6 +158,11 @@ def main() -> None:
     args = parser.parse_args()
 
     on = machine()
+    if on["load_average_at_start"] > 0.5:
+        print(
+            f"warning: the load average is {on['load_average_at_start']}; other work will show in these numbers",
+            file=sys.stderr,
+        )
     longest = max(*args.pp, args.depth + args.tg + 1, 512)
     n_ctx = (longest + 63 + 16) // 64 * 64
     model = str(args.model.resolve())

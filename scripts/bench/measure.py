@@ -42,14 +42,13 @@ class Result:
 
 
 def memory_bytes() -> dict[str, int]:
-    """Resident, private and anonymous memory of this process, by Linux's own account ({} elsewhere)."""
+    """Resident and anonymous memory of this process, by Linux's own account ({} elsewhere)."""
     try:
         lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]
     except OSError:
         return {}
     sizes = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
-    private = sizes.get("Private_Clean", 0) + sizes.get("Private_Dirty", 0)
-    return {"rss": sizes["Rss"], "private": private, "anonymous": sizes["Anonymous"]}
+    return {"rss": sizes["Rss"], "anonymous": sizes["Anonymous"]}
 
 
 def child_main(run: Callable[[Job], Result]) -> None:

@@ -424,10 +424,10 @@ static ALWAYS_INLINE void gemm_i8_of(float *y, size_t y_stride, const void *pane
         size_t left = n_tok - t, n_tiles = (left + GEMM_I8_TOKENS - 1) / GEMM_I8_TOKENS, n_t = (left + n_tiles - 1) / n_tiles;
         float *yt = y + t * y_stride;
         const uint8_t *at = act + t * act_stride;
-
-        if (n_t == 3) gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 3, sub_elems, has_min, kind);
-        else if (n_t == 2) gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 2, sub_elems, has_min, kind);
-        else gemm_i8_tile(yt, y_stride, record, head.bias, at, act_stride, n_rows, n_cols, 1, sub_elems, has_min, kind);
+        const int32_t bias = head.bias;
+        if (n_t == 3) gemm_i8_tile(yt, y_stride, record, bias, at, act_stride, n_rows, n_cols, 3, sub_elems, has_min, kind);
+        else if (n_t == 2) gemm_i8_tile(yt, y_stride, record, bias, at, act_stride, n_rows, n_cols, 2, sub_elems, has_min, kind);
+        else gemm_i8_tile(yt, y_stride, record, bias, at, act_stride, n_rows, n_cols, 1, sub_elems, has_min, kind);
         t += n_t;
     }
 }
