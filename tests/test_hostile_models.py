@@ -166,6 +166,11 @@ def tensor(which: str, /, **fields: Any) -> Edit:
     return edit
 
 
+def without_tensor(name: str) -> Edit:
+    """Removes a tensor."""
+    return lambda gguf: gguf.remove_tensor(name)
+
+
 def resized(key: str, change: int) -> Edit:
     """Makes a metadata array longer (the last element again) or shorter."""
 
@@ -248,15 +253,15 @@ def hyper_parameter_cases() -> None:
     case("value-off", value("llama.attention.value_length", U32, 8), FORMAT, r"attn_v\.weight")
     for number in (0, 1, 7, 15, 17, 18, 2**31, 2**32 - 1):
         case(f"rope-dims-{number}", value("llama.rope.dimension_count", U32, number), FORMAT, r"rope\.dimension_count")
-    for number in (0.0, -1.0, 1.0, math.nan, math.inf, 1e38):
-        case(f"rope-base-{number}", value("llama.rope.freq_base", F32, number), FORMAT, r"rope\.freq_base")
+    for real in (0.0, -1.0, 1.0, math.nan, math.inf, 1e38):
+        case(f"rope-base-{real}", value("llama.rope.freq_base", F32, real), FORMAT, r"rope\.freq_base")
     for kind in ("bogus", "longrope", "", "x" * 300):
         case(f"rope-scaling-{kind[:8]}", value("llama.rope.scaling.type", STRING, kind), UNSUPPORTED, r"scaling")
-    for number in (0.0, -2.0, math.nan, math.inf, 1e30, 1e-30):
+    for real in (0.0, -2.0, math.nan, math.inf, 1e30, 1e-30):
         pattern = r"rope\.scaling\.factor|scaling factor"
-        case(f"rope-factor-{number}", value("llama.rope.scaling.factor", F32, number), FORMAT, pattern, "linear")
+        case(f"rope-factor-{real}", value("llama.rope.scaling.factor", F32, real), FORMAT, pattern, "linear")
         pattern = r"rope\.scale_linear|scaling factor"
-        case(f"rope-linear-{number}", value("llama.rope.scale_linear", F32, number), FORMAT, pattern)
+        case(f"rope-linear-{real}", value("llama.rope.scale_linear", F32, real), FORMAT, pattern)
     case(
         "yarn-context", value("llama.rope.scaling.original_context_length", U32, 0), FORMAT, r"original_context_length", "yarn"
     )
@@ -332,7 +337,7 @@ def tensor_cases(names: dict[str, list[int]]) -> None:
         pattern = re.escape(name)
         optional = name == "output.weight"
         if not optional:
-            case(f"no-{name}", lambda g, name=name: g.remove_tensor(name), FORMAT, pattern)
+            case(f"no-{name}", without_tensor(name), FORMAT, pattern)
         size = math.prod(dims) * 4
         for label, wrong in {
             "longer": [dims[0] + 4, *dims[1:]],

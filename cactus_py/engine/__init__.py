@@ -29,16 +29,20 @@ __all__ = [
 ]
 
 
+def _text(function: str) -> str:
+    """What a C function that takes nothing and returns a static string says."""
+    ffi, lib = _ffi.load()
+    return bytes(ffi.string(getattr(lib, function)())).decode()
+
+
 def cpu_features() -> list[str]:
     """Instruction-set features of this CPU that the kernels look at."""
-    ffi, lib = _ffi.load()
-    return ffi.string(lib.cactus_cpu_features()).decode().split()
+    return _text("cactus_cpu_features").split()
 
 
 def kernels_available() -> list[str]:
     """Names of the kernel sets that run on this CPU, best first."""
-    ffi, lib = _ffi.load()
-    return ffi.string(lib.cactus_kernels_available()).decode().split()
+    return _text("cactus_kernels_available").split()
 
 
 def default_threads() -> int:
@@ -49,8 +53,7 @@ def default_threads() -> int:
 
 def library_version() -> str:
     """Version of the native library."""
-    ffi, lib = _ffi.load()
-    return ffi.string(lib.cactus_version()).decode()
+    return _text("cactus_version")
 
 
 def library_path() -> Path | None:

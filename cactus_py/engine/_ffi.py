@@ -67,7 +67,7 @@ def _open() -> tuple[Any, Any]:
     ffi = cffi.FFI()
     ffi.cdef(declarations(header.read_text(encoding="utf-8")))
     try:
-        lib = ffi.dlopen(str(library))
+        lib: Any = ffi.dlopen(str(library))
     except OSError as error:
         raise EngineError(f"the native library {library} cannot be loaded: {error}") from error
     version = lib.cactus_abi_version()

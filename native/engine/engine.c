@@ -45,7 +45,6 @@ struct cactus_engine {
     cactus_request *waiting, **waiting_end;
     score_job *jobs, **jobs_end;
     int32_t n_waiting, n_running, n_callers;
-    uint32_t n_pages_used, n_pages_touched;
 
     /* the scheduler's own */
     cactus_request *running[MAX_RUNNING]; /* oldest first */
@@ -83,6 +82,7 @@ static void finish(cactus_engine *e, cactus_request *r, const cactus_error *fail
 static void finish_cancelled(cactus_engine *e, cactus_request *r)
 {
     size_t n_text = 0;
+    give_pages(e, r);
     (void)ct_text_finish(&r->assembler, &n_text);
     (void)ct_request_emit(r, NULL, CACTUS_FINISH_CANCELLED, r->assembler.held, n_text);
     finish(e, r, NULL);
@@ -124,6 +124,7 @@ static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice)
         else if (r->n_tokens + 1 > e->n_context && r->context_policy == CACTUS_CONTEXT_ERROR) why = CACTUS_FINISH_LENGTH;
     }
     if (why != CACTUS_FINISH_NONE && !stopped) ok = ct_text_finish(&r->assembler, &n_text) && ok;
+    if (why != CACTUS_FINISH_NONE) give_pages(e, r); /* before the last event: who has seen it finds them free */
     ok = ok && ct_request_emit(r, choice, why, r->assembler.held, n_text);
     ct_text_drop(&r->assembler, n_text);
     if (!ok) {
@@ -351,18 +352,11 @@ cactus_status cactus_engine_logprobs(cactus_engine *engine, const int32_t *ids, 
 
 /* ---- the thread ---- */
 
-static void publish_pages(cactus_engine *e)
-{
-    e->n_pages_used = e->kv.n_used;
-    e->n_pages_touched = e->kv.n_touched;
-}
-
 static void *scheduler_main(void *arg)
 {
     cactus_engine *e = arg;
     pthread_mutex_lock(&e->mutex);
     for (;;) {
-        publish_pages(e);
         while (!e->stop && e->jobs == NULL && e->waiting == NULL && e->n_running == 0) pthread_cond_wait(&e->work, &e->mutex);
         if (e->stop) break;
         score_job *job = e->jobs;
@@ -539,10 +533,10 @@ cactus_status cactus_engine_get_info(cactus_engine *e, cactus_engine_info *info,
         .n_running = e->n_running,
         .n_waiting = e->n_waiting,
         .n_kv_pages = e->kv.n_pages,
-        .n_kv_pages_used = e->n_pages_used,
+        .n_kv_pages_used = e->kv.n_used,
         .kv_page_tokens = CT_PAGE_TOKENS,
         .kv_page_bytes = e->kv.page_bytes,
-        .kv_touched_bytes = (uint64_t)e->n_pages_touched * e->kv.page_bytes,
+        .kv_touched_bytes = (uint64_t)e->kv.n_touched * e->kv.page_bytes,
         .scratch_bytes = ct_decoder_scratch_bytes(e->decoder),
         .kernels = exec->k->name,
     };

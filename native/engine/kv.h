@@ -9,7 +9,8 @@
 typedef struct ct_kv_pool {
     uint8_t *base;
     size_t page_bytes;
-    uint32_t n_pages, n_used, n_touched;
+    uint32_t n_pages;
+    _Atomic uint32_t n_used, n_touched; /* may be read from any thread */
     uint32_t *refs;      /* [n_pages] */
     uint32_t *free_heap; /* [n_pages] a binary min-heap of free page numbers */
     uint32_t n_free;

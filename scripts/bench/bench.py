@@ -159,10 +159,7 @@ def main() -> None:
 
     on = machine()
     if on["load_average_at_start"] > 0.5:
-        print(
-            f"warning: the load average is {on['load_average_at_start']}; other work will show in these numbers",
-            file=sys.stderr,
-        )
+        print(f"warning: load average {on['load_average_at_start']}: other work will show in these numbers", file=sys.stderr)
     longest = max(*args.pp, args.depth + args.tg + 1, 512)
     n_ctx = (longest + 63 + 16) // 64 * 64
     model = str(args.model.resolve())
