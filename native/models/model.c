@@ -87,14 +87,11 @@ static cactus_status read_rope(const reader *r, ct_config *c, const ct_arch *arc
     if (n_rot % 2 != 0) return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s.rope.dimension_count is %u; it must be even", r->prefix, n_rot);
     rope->n_rot = n_rot;
 
-    ct_str type = {"none", 4};
+    ct_str type = {"linear", 6}; /* a factor alone means linear; so does the older key scale_linear */
     make_key(r, "rope.scaling.type", key);
-    if ((status = ct_gguf_get_str(r->gguf, key, &type, &found, r->err)) != CACTUS_OK) return status;
-    if (!found) { /* the old spelling of linear scaling */
-        make_key(r, "rope.scale_linear", key);
-        if ((status = ct_gguf_get_f32(r->gguf, key, &rope->factor, &found, r->err)) != CACTUS_OK) return status;
-        if (found) type = (ct_str){"linear", 6};
-    }
+    if ((status = ct_gguf_get_str(r->gguf, key, &type, &found, r->err)) != CACTUS_OK
+        || (status = read_f32(r, "rope.scale_linear", true, 1e-3, 1e6, &rope->factor)) != CACTUS_OK)
+        return status;
     if (type.size == 4 && memcmp(type.data, "none", 4) == 0) rope->scaling = CT_ROPE_NONE;
     else if (type.size == 6 && memcmp(type.data, "linear", 6) == 0) rope->scaling = CT_ROPE_LINEAR;
     else if (type.size == 4 && memcmp(type.data, "yarn", 4) == 0) rope->scaling = CT_ROPE_YARN;
@@ -107,7 +104,6 @@ static cactus_status read_rope(const reader *r, ct_config *c, const ct_arch *arc
         || (status = read_f32(r, "rope.scaling.yarn_beta_slow", true, 1e-3, 1e6, &rope->beta_slow)) != CACTUS_OK
         || (status = read_u32(r, "rope.scaling.original_context_length", true, 1, MAX_CONTEXT, &n_orig)) != CACTUS_OK)
         return status;
-    if (!(rope->factor > 0.0f)) return ct_fail(r->err, CACTUS_ERROR_FORMAT, "the rope scaling factor is %g; it must be positive", (double)rope->factor);
     rope->n_context_orig = (float)n_orig;
     return CACTUS_OK;
 }
@@ -325,8 +321,10 @@ static cactus_status check_no_unknown_tensors(const cactus_model *model, cactus_
         ct_str name = ct_gguf_tensor_at(model->gguf, i)->name;
         if (name.size < 5 || memcmp(name.data, "blk.", 4) != 0) continue;
         size_t at = 4;
-        while (at < name.size && name.data[at] != '.') at++;
-        if (at < name.size && is_layer_tensor(name.data + at + 1, name.size - at - 1)) continue;
+        uint64_t layer = 0;
+        while (at < name.size && name.data[at] >= '0' && name.data[at] <= '9' && layer < MAX_LAYERS) layer = 10 * layer + (uint64_t)(name.data[at++] - '0');
+        bool numbered = at > 4 && at < name.size && name.data[at] == '.' && layer < model->config.n_layers;
+        if (numbered && is_layer_tensor(name.data + at + 1, name.size - at - 1)) continue;
         return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "tensor %.*s has no place in the %s architecture as this engine runs it",
                        (int)ct_min_size(name.size, 80), name.data, model->arch->name);
     }
@@ -344,7 +342,8 @@ static char *copy_text(const char *data, size_t n)
 
 static cactus_status describe(cactus_model *model, cactus_error *err)
 {
-    size_t n_kv = ct_gguf_n_kv(model->gguf), bytes_by_type[CT_N_TYPES] = {0}, most = 0;
+    size_t n_kv = ct_gguf_n_kv(model->gguf);
+    uint64_t elems_by_type[CT_N_TYPES] = {0}, most = 0;
     ct_str name = {"", 0};
     bool found;
     cactus_status status = ct_gguf_get_str(model->gguf, "general.name", &name, &found, err);
@@ -366,12 +365,13 @@ static cactus_status describe(cactus_model *model, cactus_error *err)
     }
     for (size_t i = 0; i < ct_gguf_n_tensors(model->gguf); i++) {
         const ct_gguf_tensor *t = ct_gguf_tensor_at(model->gguf, i);
-        model->n_parameters += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
-        if (t->ne[1] > 1) bytes_by_type[t->type] += t->n_bytes;
+        uint64_t n_elems = t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+        model->n_parameters += n_elems;
+        if (t->ne[1] > 1) elems_by_type[t->type] += n_elems;
     }
     model->quantisation = "";
     for (uint32_t t = 0; t < CT_N_TYPES; t++)
-        if (bytes_by_type[t] > most) most = bytes_by_type[t], model->quantisation = ct_type_get(t)->name;
+        if (elems_by_type[t] > most) most = elems_by_type[t], model->quantisation = ct_type_get(t)->name;
     return CACTUS_OK;
 }
 

@@ -9,13 +9,27 @@
 
 #include "kernels/kernels.h"
 
-#define ALWAYS_INLINE inline __attribute__((always_inline))
+/* ALWAYS_INLINE: parameters declared const become constants, so that one function serves several types and tile sizes.
+ * UNROLL: full unrolling of a loop whose trip count is then a constant; its arrays become registers. Builds with sanitizers do
+ * without either: they would take minutes. */
+#if defined(__SANITIZE_ADDRESS__)
+#define CT_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(undefined_behavior_sanitizer) || __has_feature(memory_sanitizer)
+#define CT_SANITIZED 1
+#endif
+#endif
 
-/* Full unrolling of a loop whose trip count is a constant once its function is inlined: its arrays become registers. */
+#if defined(CT_SANITIZED)
+#define ALWAYS_INLINE inline
+#define UNROLL
+#else
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 #endif
 
 static ALWAYS_INLINE uint16_t load_u16(const void *p)
