@@ -49,7 +49,7 @@ def cactus(*words: str, stdin: str | bytes = "", **more: str) -> subprocess.Comp
 def test_run_prints_the_answer_and_nothing_else(tiny: str) -> None:
     with Client(tiny) as client:
         expected = client.chat("Hello", system="Be kind.", temperature=0.5, top_p=0.8, seed=3, max_tokens=12).text
-    options = ("-s", "Be kind.", "-t", "0.5", "--top-p", "0.8", "--seed", "3", "-n", "12")
+    options = ("-s", "Be kind.", "-t", "0.5", "--top-p", "0.8", "--repetition-penalty", "1", "--seed", "3", "-n", "12")
     done = cactus("run", "Hello", "-m", tiny, *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (expected if expected.endswith("\n") else expected + "\n")
@@ -64,7 +64,8 @@ def test_run_reads_standard_input(tiny: str) -> None:
 
 def test_run_defaults_suit_small_models(tiny: str) -> None:
     with Client(tiny) as client:
-        expected = client.chat("Hello", temperature=0.2, top_p=0.9, seed=11, max_tokens=12).text
+        defaults = {"temperature": 0.2, "top_p": 0.9, "repetition_penalty": 1.1}
+        expected = client.chat("Hello", **defaults, seed=11, max_tokens=12).text
     assert cactus("run", "Hello", "-m", tiny, "--seed", "11", "-n", "12").stdout.rstrip("\n") == expected.rstrip("\n")
 
 
@@ -157,9 +158,9 @@ def test_ctrl_c_stops_run_and_leaves_what_was_said(smollm2_path: Path) -> None:
 def test_chat_answers_every_line_and_remembers(tiny: str, tmp_path: Path) -> None:
     with Client(tiny) as client:
         messages = [{"role": "user", "content": "Hello"}]
-        first = client.chat(messages, temperature=0, top_p=0.9, max_tokens=6).text
+        first = client.chat(messages, temperature=0, repetition_penalty=1.1, max_tokens=6).text
         messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Two\nlines"}]
-        second = client.chat(messages, temperature=0, top_p=0.9, max_tokens=6).text
+        second = client.chat(messages, temperature=0, repetition_penalty=1.1, max_tokens=6).text
     done = cactus("chat", "-m", tiny, "-t", "0", "-n", "6", stdin="Hello\n\n  \nTwo\\\nlines\n")
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{first}\n{second}\n"
