@@ -427,21 +427,33 @@ static ALWAYS_INLINE void unpack_64(uint8_t *panel, size_t tile, const uint8_t *
     store_codes(panel, tile, b * 32, n, v, type == CT_Q6_K ? 16 : 32, type == CT_Q4_K || type == CT_Q5_K);
 }
 
+/* The next 16 rows follow these in memory; their share of step b … b + n - 1 of n_blocks is asked for, line by line. */
+static ALWAYS_INLINE void prefetch_next_tile(const uint8_t *const rows[TILE_ROWS], size_t tile_bytes, size_t b, size_t n, size_t n_blocks)
+{
+    for (size_t at = tile_bytes * b / n_blocks, end = tile_bytes * (b + n) / n_blocks; at < end; at += 64) prefetch(rows[0], tile_bytes + at);
+}
+
 /* 16 rows of a panel; a tile without rows repeats the first with zeros for scales. */
 static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there,
-                                      size_t n_cols, const ct_type type)
+                                      size_t row_bytes, size_t n_cols, const ct_type type)
 {
-    const size_t n_blocks = n_cols / 32;
+    const size_t n_blocks = n_cols / 32, tile_bytes = TILE_ROWS * row_bytes;
     size_t b = 0;
     if (type == CT_Q4_0 || type == CT_Q4_1) {
         const bool has_min = type == CT_Q4_1;
-        for (; b + 4 <= n_blocks; b += 4) unpack_q4_blocks(panel, tile, rows, there, b, 4, has_min);
+        for (; b + 4 <= n_blocks; b += 4) {
+            prefetch_next_tile(rows, tile_bytes, b, 4, n_blocks);
+            unpack_q4_blocks(panel, tile, rows, there, b, 4, has_min);
+        }
         if (n_blocks - b == 3) unpack_q4_blocks(panel, tile, rows, there, b, 3, has_min);
         else if (n_blocks - b == 2) unpack_q4_blocks(panel, tile, rows, there, b, 2, has_min);
         else if (n_blocks - b == 1) unpack_q4_blocks(panel, tile, rows, there, b, 1, has_min);
         return;
     }
-    for (; b + 2 <= n_blocks; b += 2) unpack_64(panel, tile, rows, b, 64, type);
+    for (; b + 2 <= n_blocks; b += 2) {
+        prefetch_next_tile(rows, tile_bytes, b, 2, n_blocks);
+        unpack_64(panel, tile, rows, b, 64, type);
+    }
     if (type == CT_Q8_0 || type == CT_Q5_0) {
         if (b < n_blocks) unpack_64(panel, tile, rows, b, 32, type);
         for (b = 0; b < n_blocks; b++) {
@@ -473,7 +485,8 @@ static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t
             const size_t from = n_rows > tile * TILE_ROWS ? tile * TILE_ROWS : 0;                              \
             const uint8_t *rows[TILE_ROWS];                                                                    \
             row_pointers(rows, (const uint8_t *)w + from * row_bytes, row_bytes, n_rows - from);               \
-            unpack_tile(panel, tile, rows, rows_there(tile == 0 || from > 0 ? n_rows - from : 0), n_cols, type); \
+            unpack_tile(panel, tile, rows, rows_there(tile == 0 || from > 0 ? n_rows - from : 0), row_bytes, n_cols, \
+                        type);                                                                                 \
         }                                                                                                      \
     }
 UNPACK(unpack_q4_0, CT_Q4_0)
