@@ -10,7 +10,7 @@
 enum {
     MAX_PRODUCTS = 4,
     MATVEC_ALIGN_ROWS = 16,
-    TILES_PER_THREAD = 4,
+    TILES_PER_THREAD = 8,
     MATVEC_MAX_TOKENS = 2 /* up to here a product with several tokens is several matvecs over rows that are still in L1 */
 };
 
