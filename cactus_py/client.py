@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, overload
 
@@ -187,7 +187,7 @@ class _Core:
 
     def model(self, name: str) -> ModelCard:
         cards = self.backend.models()
-        found = next((card for card in cards if card.id == name), None)
+        found = next((card for card in cards if name == card.id or name in card.aliases), None)
         if found is None:
             names = ", ".join(card.id for card in cards) or "none"
             raise UnknownModelError(f'there is no model "{name}" on this machine; there are: {names}', name=name)
@@ -216,8 +216,8 @@ class _Core:
 def _conversation(prompt: str | Sequence[Message], system: str | None) -> Sequence[Message]:
     """The messages behind the short form `client.chat("…")`."""
     messages: Sequence[Message] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    if system is None or not isinstance(messages, (list, tuple)):  # what is no list is refused later, by its name
-        return messages
+    if system is None or isinstance(messages, (bytes, Mapping)) or not isinstance(messages, Iterable):
+        return messages  # what holds no messages is refused later, by its name
     return [{"role": "system", "content": system}, *messages]
 
 

@@ -53,7 +53,12 @@ class NativeBackend:
             names = {loaded.name: loaded.path for loaded in self._by_path.values()}
         for installed in hub.installed(self._store):
             names.setdefault(installed.name, installed.path)
-        return [ModelCard(id=name, created=_modified_at(path), owned_by="local") for name, path in sorted(names.items())]
+        catalog = hub.Catalog.load(self._store.home)
+        aliases = {name: list(entry.aliases) for name in names if (entry := catalog.get(name)) is not None}
+        return [
+            ModelCard(id=name, created=_modified_at(path), owned_by="local", aliases=aliases.get(name, []))
+            for name, path in sorted(names.items())
+        ]
 
     def close(self) -> None:
         with self._lock:
@@ -77,8 +82,7 @@ class NativeBackend:
             with self._lock:
                 loaded = self._by_path.get(path)
             if loaded is None:
-                is_path = Path(asked).expanduser().is_file()  # a path says too much about this machine to be a model's name
-                loaded = _LoadedModel(path.stem if is_path else asked, path, self._load(path))
+                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path))
             with self._lock:
                 if not self._closed:
                     self._by_path[path] = loaded
@@ -87,6 +91,20 @@ class NativeBackend:
                     return loaded
         loaded.close()
         raise RequestCancelledError(_CLOSED)
+
+    def _name_for(self, asked: str, path: Path) -> str:
+        """What replies call a model: its catalog name, or a file's stem (a path says too much about this machine). A stem
+        that means another model already is made longer."""
+        catalog = hub.Catalog.load(self._store.home)
+        if not Path(asked).expanduser().is_file():
+            entry = catalog.get(asked)
+            return asked if entry is None else entry.name
+        with self._lock:
+            taken = {loaded.name for loaded in self._by_path.values()}
+        for name in (path.stem, path.name, f"{path.parent.name}/{path.name}"):
+            if name not in taken and catalog.get(name) is None:
+                return name
+        return str(path)
 
     def _known(self, name: str) -> _LoadedModel | None:
         with self._lock:
@@ -245,7 +263,7 @@ class _LoadedModel:
     def start(
         self, request: GenerationRequest, prompt: FittedPrompt, n_top: int | None, first_index: int, echo: Delta | None = None
     ) -> list[_Answer]:
-        """Submits the `n` answers to one prompt; they run side by side and share the prompt's keys and values."""
+        """Submits the `n` answers to one prompt; they run side by side, in one batch."""
         sampling = self._sampling(request, n_top)
         seed = request.seed if request.seed is not None else randbits(64)
         limit: int | None = getattr(request, "token_limit", None)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from cactus_py.errors import EngineError, InvalidRequestError
 
@@ -128,17 +128,21 @@ def _number(name: str, value: Any, kind: type) -> Any:
             raise ValueError
         number = int(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidRequestError(f"{name} is {value!r}; it must be {'a number' if kind is float else 'an integer'}") from error
+        raise InvalidRequestError(
+            f"{name} is {value!r}; it must be {'a number' if kind is float else 'an integer'}", name
+        ) from error
     if name == "seed":
         return number % 2**64
     if not -(2**31) <= number < 2**31:
-        raise InvalidRequestError(f"{name} is {value!r}; it is out of range")
+        raise InvalidRequestError(f"{name} is {value!r}; it is out of range", name)
     return number
 
 
 def _fill_sampling(raw: Any, sampling: Mapping[str, Any], keep: list[Any]) -> None:
     """Copies a sampling mapping into a ``cactus_sampling``; arrays that it points to go into `keep`."""
     ffi, _ = _ffi.load()
+    if not isinstance(sampling, Mapping):
+        raise InvalidRequestError("sampling must map names to values", "sampling")
     for name, value in sampling.items():
         if value is None:
             continue
@@ -156,7 +160,20 @@ def _fill_sampling(raw: Any, sampling: Mapping[str, Any], keep: list[Any]) -> No
             raise InvalidRequestError(f"sampling has no field {name!r}; there are: {known}")
 
 
-class Generation:
+class _NotCopied:
+    """For objects that own memory of the library: a copy would free it a second time."""
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be copied")
+
+    def __deepcopy__(self, memo: Any) -> NoReturn:
+        self.__copy__()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} cannot be pickled or copied")
+
+
+class Generation(_NotCopied):
     """A running generation: an iterator of :class:`Token` that ends after the event with a ``finish_reason``.
 
     Closing it (also by leaving a ``with`` block, or dropping it) cancels what is still to come. `cancel` may be called from any
@@ -172,16 +189,22 @@ class Generation:
         self._stats: GenerationStats | None = None
 
     def wait(self, timeout_s: float | None = None) -> Token | None:
-        """The next event, or None when `timeout_s` passed without one (0: do not wait).
+        """The next event, or None when `timeout_s` passed without one (0 or less: do not wait; None: no limit).
 
         Raises StopIteration after the last event, and the engine's error when the generation failed.
         """
         ffi, lib = _ffi.load()
+        if timeout_s is None or timeout_s == math.inf:  # in slices, so that the interpreter sees signals
+            while (token := self.wait(_POLL_MS / 1000)) is None:
+                pass
+            return token
+        if math.isnan(timeout_s):
+            raise InvalidRequestError("a timeout must be a number of seconds")
+        milliseconds = max(0, min(int(timeout_s * 1000), 2**31 - 1))
         raw, error = ffi.new("cactus_token *"), _status.new_error()
         with self._lock:
             if self._finished or self._handle is None:
                 raise StopIteration
-            milliseconds = -1 if timeout_s is None else min(int(timeout_s * 1000), 2**31 - 1)
             status = lib.cactus_request_next(self._handle, milliseconds, raw, error)
             if status == _status.TIMEOUT:
                 return None
@@ -208,10 +231,9 @@ class Generation:
         return self
 
     def __next__(self) -> Token:
-        while True:
-            token = self.wait(_POLL_MS / 1000)
-            if token is not None:
-                return token
+        token = self.wait()
+        assert token is not None  # without a time-out there is always one
+        return token
 
     @property
     def stats(self) -> GenerationStats:
@@ -259,7 +281,7 @@ class Generation:
             self.close()
 
 
-class Model:
+class Model(_NotCopied):
     """A model file, mapped and ready to compute. Safe to share between threads: requests run as one batch.
 
     Weights stay in the file's pages; several models of one file share them.
@@ -309,9 +331,9 @@ class Model:
                     raise InvalidRequestError(f"{name} is {value}; it must be positive")
                 setattr(params, f"n_{name}", number)
         if kv_memory is not None:
-            if kv_memory <= 0:
-                raise InvalidRequestError(f"kv_memory is {kv_memory}; it must be a positive number of bytes")
-            params.kv_memory_bytes = kv_memory
+            if isinstance(kv_memory, bool) or not isinstance(kv_memory, (int, float)) or not 0 < kv_memory < 2**63:
+                raise InvalidRequestError(f"kv_memory is {kv_memory!r}; it must be a positive number of bytes", "kv_memory")
+            params.kv_memory_bytes = int(kv_memory)
         params.kv_type = _KV_TYPES[kv_type]
         kernels_text = ffi.new("char[]", kernels.encode()) if kernels else ffi.NULL
         params.kernels = kernels_text
@@ -456,6 +478,8 @@ class Model:
                 raise InvalidRequestError(f"max_tokens is {max_tokens}; it must be positive")
             params.max_tokens = limit
         _fill_sampling(params.sampling, sampling or {}, alive)
+        if not isinstance(stop, Iterable):
+            raise InvalidRequestError("stop must be a text or a sequence of texts", "stop")
         stops = [stop] if isinstance(stop, str) else list(stop)
         if any(not isinstance(s, str) or not s or "\0" in s for s in stops):
             raise InvalidRequestError("a stop string must be a non-empty text without NUL characters")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -43,8 +44,10 @@ def id_array(ids: Sequence[int]) -> tuple[Any, int]:
     """``(int32_t[], n)`` for a sequence of ids: a list, a tuple, an integer array. Raises InvalidRequestError otherwise."""
     ffi, _ = _ffi.load()
     try:
-        values = [int(i) for i in ids]
-    except (TypeError, ValueError) as error:
+        if isinstance(ids, (str, bytes)):
+            raise TypeError
+        values = [operator.index(i) for i in ids]
+    except TypeError as error:
         raise InvalidRequestError("token ids must be a sequence of integers") from error
     if any(not -(2**31) <= i < 2**31 for i in values):
         raise InvalidRequestError("token ids must fit 32 bits")
@@ -102,6 +105,8 @@ class Tokenizer:
         """Ids of a text. `add_special`: with bos/eos where the model wants them; `parse_special`: text such as
         ``<|im_end|>`` becomes its token. Bytes need not be UTF-8."""
         ffi, lib = _ffi.load()
+        if not isinstance(text, (str, bytes, bytearray, memoryview)):
+            raise InvalidRequestError(f"a text must be str or bytes, not {type(text).__name__}")
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
         capacity = len(raw) + 2
         ids, n_ids, error = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), _status.new_error()

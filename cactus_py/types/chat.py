@@ -349,6 +349,10 @@ class ChatCompletionMessage(ResponseModel):
     role: Literal["assistant"] = "assistant"
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[ToolCall] | None = None  # this and what follows: None from a local model, but there for code that looks
+    function_call: FunctionCall | None = None
+    annotations: list[Any] | None = None
+    audio: dict[str, Any] | None = None
 
 
 class Choice(ResponseModel):
@@ -374,6 +378,7 @@ class ChatCompletion(ResponseModel):
     choices: list[Choice]
     usage: CompletionUsage | None = None
     system_fingerprint: str | None = None
+    service_tier: str | None = None
 
     route: Literal["local", "cloud"] = "local"
     confidence: float | None = None
@@ -392,6 +397,8 @@ class ChoiceDelta(ResponseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: str | None = None
+    tool_calls: list[Any] | None = None
+    function_call: Any | None = None
 
 
 class ChunkChoice(ResponseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Strict, field_validator, model_validator
+from pydantic import BeforeValidator, Field, Strict, field_validator, model_validator
 
 from ..errors import InvalidRequestError
 from ._base import RequestModel, ResponseModel
@@ -35,6 +35,10 @@ class StreamOptions(RequestModel):
     include_obfuscation: StrictBool | None = None  # nothing to obfuscate on a local connection; accepted, without effect
 
 
+def none_is_false(value: Any) -> Any:
+    return False if value is None else value
+
+
 class GenerationRequest(RequestModel):
     """What chat and plain completions have in common.
 
@@ -42,7 +46,7 @@ class GenerationRequest(RequestModel):
     """
 
     model: Annotated[StrictStr, Field(min_length=1)] | None = None
-    stream: StrictBool = False
+    stream: Annotated[StrictBool, BeforeValidator(none_is_false)] = False
     stream_options: StreamOptions | None = None
     temperature: Annotated[StrictFloat, Field(ge=0, le=2)] | None = None
     top_p: Annotated[StrictFloat, Field(gt=0, le=1)] | None = None
@@ -137,6 +141,7 @@ class CompletionUsage(ResponseModel):
     completion_tokens: int = 0
     total_tokens: int = 0
     prompt_tokens_details: PromptTokensDetails | None = None
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class Timings(ResponseModel):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..errors import InvalidRequestError
 from ._base import ResponseModel
-from .common import CompletionUsage, GenerationRequest, StrictBool, StrictInt, StrictStr, Timings, _check_unicode
+from .common import CompletionUsage, GenerationRequest, StrictBool, StrictInt, StrictStr, Timings, _check_unicode, none_is_false
 
 __all__ = ["Completion", "CompletionChoice", "CompletionLogprobs", "CompletionRequest"]
 
@@ -24,7 +24,7 @@ class CompletionRequest(GenerationRequest):
 
     prompt: Any
     max_tokens: Annotated[StrictInt, Field(ge=0)] | None = None
-    echo: StrictBool = False
+    echo: Annotated[StrictBool, BeforeValidator(none_is_false)] = False
     logprobs: Annotated[StrictInt, Field(ge=0, le=5)] | None = None
     suffix: StrictStr | None = None
     best_of: Annotated[StrictInt, Field(ge=1)] | None = None

@@ -18,6 +18,8 @@ class ModelCard(ResponseModel):
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "local"
+    aliases: list[str] = Field(default_factory=list)
+    """other names that requests may use; ours"""
 
 
 class ModelList(ResponseModel):
