@@ -61,12 +61,14 @@ const ct_cpu *ct_cpu_detect(void); /* computed once; thread-safe */
 
 /* ---- threads (threads.c) ------------------------------------------------------------------------------------------ */
 
+enum { CT_MAX_THREADS = 256 };
+
 typedef struct ct_pool ct_pool;
 
 /* One tile of a parallel job. `thread` is in [0, n_threads): the index of per-thread scratch. */
 typedef void (*ct_tile_fn)(void *ctx, size_t tile, int thread);
 
-/* n_threads counts the caller of ct_pool_run; n_threads - 1 are started. NULL when they cannot be. */
+/* n_threads (1 … CT_MAX_THREADS) counts the caller of ct_pool_run; n_threads - 1 are started. NULL when they cannot be. */
 ct_pool *ct_pool_create(int n_threads);
 void ct_pool_free(ct_pool *pool);
 int ct_pool_threads(const ct_pool *pool);

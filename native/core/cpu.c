@@ -224,5 +224,5 @@ int32_t cactus_default_threads(void)
     long count = usable_cpus(), quota = cgroup_quota();
     if (count < 1) count = sysconf(_SC_NPROCESSORS_ONLN);
     if (quota > 0 && quota < count) count = quota;
-    return count < 1 ? 1 : (int32_t)count;
+    return count < 1 ? 1 : count > CT_MAX_THREADS ? CT_MAX_THREADS : (int32_t)count;
 }

@@ -15,7 +15,7 @@
 
 #include "core/core.h"
 
-enum { MAX_THREADS = 256, SPIN_MICROSECONDS = 100 };
+enum { SPIN_MICROSECONDS = 100 };
 
 /* state = job number * JOB_ONE + open * OPEN_BIT + joined workers */
 #define OPEN_BIT ((uint64_t)1 << 16)
@@ -137,7 +137,7 @@ static void stop_threads(ct_pool *pool, int n_started)
 
 ct_pool *ct_pool_create(int n_threads)
 {
-    if (n_threads < 1 || n_threads > MAX_THREADS) return NULL;
+    if (n_threads < 1 || n_threads > CT_MAX_THREADS) return NULL;
     ct_pool *pool = ct_alloc(1, sizeof *pool);
     if (pool == NULL) return NULL;
     pool->n_threads = n_threads;

@@ -50,6 +50,7 @@ struct cactus_engine {
     cactus_request *running[MAX_RUNNING]; /* oldest first */
     ct_choice choices[MAX_RUNNING];
     bool chosen[MAX_RUNNING];
+    bool owes_token;       /* a score job made a request give way: none runs before some request got a token or ended */
     float *logits;         /* [MAX_RUNNING, n_vocab], touched as used */
     size_t logits_bytes;
     int32_t *batch_tokens; /* [n_batch] */
@@ -73,6 +74,7 @@ static void give_pages(cactus_engine *e, cactus_request *r)
 static void finish(cactus_engine *e, cactus_request *r, const cactus_error *failure)
 {
     give_pages(e, r);
+    e->owes_token = false;
     pthread_mutex_lock(&r->mutex);
     r->stats.n_generated = r->n_generated;
     pthread_mutex_unlock(&r->mutex);
@@ -91,7 +93,7 @@ static void finish_cancelled(cactus_engine *e, cactus_request *r)
 /* Drops the middle of a full context: the first n_keep tokens and the newest stay, and are read again. */
 static void shift(cactus_engine *e, cactus_request *r, size_t room_quarters)
 {
-    size_t keep = ct_min_size(r->n_keep, e->n_context / 2);
+    size_t keep = ct_min_size(r->n_keep, e->n_context - 1);
     size_t rest = (e->n_context - keep) * room_quarters / 4;
     if (rest == 0) rest = 1;
     memmove(r->tokens + keep, r->tokens + r->n_tokens - rest, rest * sizeof *r->tokens);
@@ -107,6 +109,7 @@ static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice)
     bool ok = true, stopped = false;
     size_t n_text = 0;
 
+    e->owes_token = false;
     if (r->n_generated == 0) r->first_token_ms = now;
     r->n_generated++;
     pthread_mutex_lock(&r->mutex);
@@ -177,10 +180,23 @@ static void update_running(cactus_engine *e)
     }
     pthread_mutex_lock(&e->mutex);
     e->n_running = n;
+    cactus_request *cancelled = NULL, **at = &e->waiting;
+    while (*at != NULL) {
+        cactus_request *r = *at;
+        if (!atomic_load(&r->cancelled)) {
+            at = &r->next;
+            continue;
+        }
+        *at = r->next;
+        r->next = cancelled;
+        cancelled = r;
+        e->n_waiting--;
+    }
+    e->waiting_end = at;
     while (e->waiting != NULL && e->n_running < MAX_RUNNING) {
         cactus_request *r = e->waiting;
         size_t pages = (r->n_tokens + CT_PAGE_TOKENS) / CT_PAGE_TOKENS;
-        if (e->n_running > 0 && pages > e->kv.n_free && !atomic_load(&r->cancelled)) break;
+        if (e->n_running > 0 && pages > e->kv.n_free) break;
         e->waiting = r->next;
         if (e->waiting == NULL) e->waiting_end = &e->waiting;
         e->n_waiting--;
@@ -194,6 +210,11 @@ static void update_running(cactus_engine *e)
         e->running[e->n_running++] = r;
     }
     pthread_mutex_unlock(&e->mutex);
+    while (cancelled != NULL) {
+        cactus_request *next = cancelled->next;
+        finish_cancelled(e, cancelled);
+        cancelled = next;
+    }
 }
 
 /* Decides how many tokens each running request computes: one for those that generate, prompts share the rest in order of age. */
@@ -286,7 +307,10 @@ static void run_job(cactus_engine *e, score_job *job)
     while (n_taken < n_pages) {
         uint8_t *page = ct_kv_take(&e->kv);
         if (page != NULL) pages[n_taken++] = page;
-        else preempt_youngest(e); /* n_pages fit an empty pool, so this ends */
+        else {
+            preempt_youngest(e); /* n_pages fit an empty pool, so this ends */
+            e->owes_token = true;
+        }
     }
     for (size_t at = 0; at < job->n_ids; at += chunk) {
         size_t n = ct_min_size(chunk, job->n_ids - at);
@@ -359,7 +383,7 @@ static void *scheduler_main(void *arg)
     for (;;) {
         while (!e->stop && e->jobs == NULL && e->waiting == NULL && e->n_running == 0) pthread_cond_wait(&e->work, &e->mutex);
         if (e->stop) break;
-        score_job *job = e->jobs;
+        score_job *job = e->owes_token ? NULL : e->jobs;
         if (job != NULL) {
             e->jobs = job->next;
             if (e->jobs == NULL) e->jobs_end = &e->jobs;
@@ -564,6 +588,8 @@ static cactus_status check_request(const cactus_engine *e, const cactus_request_
     if (p->context_policy != CACTUS_CONTEXT_ERROR && p->context_policy != CACTUS_CONTEXT_SHIFT)
         return ct_fail(err, CACTUS_ERROR_ARGUMENT, "context_policy %d is unknown", p->context_policy);
     if (p->n_keep < 0) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "n_keep is %d; it must be at least 0", p->n_keep);
+    if (p->context_policy == CACTUS_CONTEXT_SHIFT && (size_t)p->n_keep >= e->n_context)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "n_keep is %d; it must leave room in the context of %zu", p->n_keep, e->n_context);
     for (size_t i = 0; i < p->n_prompt; i++)
         if (p->prompt[i] < 0 || p->prompt[i] >= n_vocab)
             return ct_fail(err, CACTUS_ERROR_ARGUMENT, "token %d at position %zu is not in the vocabulary of %d", p->prompt[i], i, n_vocab);
@@ -590,7 +616,7 @@ static cactus_status init_request(cactus_engine *e, cactus_request *r, const cac
     r->on_token = p->on_token;
     r->user = p->user;
     if (r->n_tokens > e->n_context) shift(e, r, 3);
-    r->stats = (cactus_request_stats){.struct_size = sizeof r->stats, .n_prompt = (int32_t)r->n_tokens};
+    r->stats = (cactus_request_stats){.struct_size = sizeof r->stats, .n_prompt = (int32_t)p->n_prompt};
     return CACTUS_OK;
 }
 
@@ -604,6 +630,11 @@ cactus_status cactus_request_submit(cactus_engine *e, const cactus_request_param
     if (r == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for a request");
     atomic_init(&r->refs, 1);
     atomic_init(&r->cancelled, false);
+    pthread_mutexattr_t recursive;
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&r->calling, &recursive);
+    pthread_mutexattr_destroy(&recursive);
     pthread_mutex_init(&r->mutex, NULL);
     pthread_cond_init(&r->ready, NULL);
     status = init_request(e, r, params, err);

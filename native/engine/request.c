@@ -26,10 +26,27 @@ static bool grow(void **array, size_t *capacity, size_t n, size_t more, size_t e
     return true;
 }
 
+/* Moves what the consumer has not seen yet to the front, when that is the smaller part. */
+static void compact_queue(cactus_request *r)
+{
+    if (r->next_event == r->n_events) r->n_events = r->next_event = r->n_top = r->n_text = 0;
+    if (r->next_event < 32 || r->next_event < r->n_events / 2) return;
+    size_t text = r->events[r->next_event].first_text, top = r->events[r->next_event].first_top;
+    r->n_events -= r->next_event;
+    r->n_text -= text;
+    r->n_top -= top;
+    memmove(r->events, r->events + r->next_event, r->n_events * sizeof *r->events);
+    if (r->n_text > 0) memmove(r->text, r->text + text, r->n_text);
+    if (r->n_top > 0) memmove(r->top_ids, r->top_ids + top, r->n_top * sizeof *r->top_ids);
+    if (r->n_top > 0) memmove(r->top_logprobs, r->top_logprobs + top, r->n_top * sizeof *r->top_logprobs);
+    for (size_t i = 0; i < r->n_events; i++) r->events[i].first_text -= text, r->events[i].first_top -= top;
+    r->next_event = 0;
+}
+
 static bool queue_event(cactus_request *r, const ct_choice *choice, cactus_finish finish, const char *text, size_t n_text)
 {
     size_t n_top = choice == NULL ? 0 : (size_t)choice->n_top, logprob_capacity = r->top_capacity;
-    if (r->next_event == r->n_events) r->n_events = r->next_event = r->n_top = r->n_text = 0;
+    compact_queue(r);
     void *events = r->events, *ids = r->top_ids, *logprobs = r->top_logprobs, *bytes = r->text;
     bool ok = grow(&events, &r->events_capacity, r->n_events, 1, sizeof *r->events);
     ok = grow(&logprobs, &logprob_capacity, r->n_top, n_top, sizeof *r->top_logprobs) && ok;
@@ -55,7 +72,9 @@ bool ct_request_emit(cactus_request *r, const ct_choice *choice, cactus_finish f
             token.id = choice->id, token.logprob = choice->logprob, token.entropy = choice->entropy, token.margin = choice->margin;
             token.n_top = choice->n_top, token.top_ids = choice->top_ids, token.top_logprobs = choice->top_logprobs;
         }
-        if (r->on_token(r->user, &token) != 0) atomic_store(&r->cancelled, true);
+        pthread_mutex_lock(&r->calling);
+        if (!r->detached && r->on_token(r->user, &token) != 0) atomic_store(&r->cancelled, true);
+        pthread_mutex_unlock(&r->calling);
         return true;
     }
     pthread_mutex_lock(&r->mutex);
@@ -80,6 +99,7 @@ void ct_request_unref(cactus_request *r)
     if (atomic_fetch_sub(&r->refs, 1) != 1) return;
     pthread_cond_destroy(&r->ready);
     pthread_mutex_destroy(&r->mutex);
+    pthread_mutex_destroy(&r->calling);
     ct_free(r->events);
     ct_free(r->top_ids);
     ct_free(r->top_logprobs);
@@ -157,5 +177,8 @@ void cactus_request_free(cactus_request *r)
 {
     if (r == NULL) return;
     cactus_request_cancel(r);
+    pthread_mutex_lock(&r->calling);
+    r->detached = true;
+    pthread_mutex_unlock(&r->calling);
     ct_request_unref(r);
 }

@@ -19,6 +19,9 @@ struct cactus_request {
     atomic_int refs;       /* consumer and scheduler */
     atomic_bool cancelled;
 
+    pthread_mutex_t calling; /* recursive; held around the callback, and by free to end it */
+    bool detached;           /* guarded by `calling`: no callback any more */
+
     /* events, guarded by `mutex` */
     pthread_mutex_t mutex;
     pthread_cond_t ready;

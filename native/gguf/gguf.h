@@ -79,4 +79,8 @@ ct_str ct_gguf_array_next_str(const ct_gguf_kv *kv, size_t *offset);
  * Returns a malloc'ed NUL-terminated string (free with ct_free) and its length; NULL when memory is short. */
 char *ct_gguf_format_value(const ct_gguf_kv *kv, size_t *n_bytes);
 
+/* s as UTF-8 that is safe to print: control characters, direction marks and stray bytes as \xNN, cut with "…" when it would
+ * exceed max_chars. out holds 4 * max_chars + 4 bytes. Returns out. */
+char *ct_gguf_printable(char *out, ct_str s, size_t max_chars);
+
 #endif

@@ -26,9 +26,6 @@ struct ct_gguf {
 __attribute__((format(printf, 4, 5))) cactus_status ct_gguf_refuse(const ct_gguf *gguf, cactus_error *err, cactus_status status,
                                                                    const char *format, ...);
 
-/* s as UTF-8 that is safe to print: control characters, direction marks and stray bytes as \xNN, cut with "…" when it would
- * exceed max_chars. out holds 4 * max_chars + 4 bytes. Returns out. */
-char *ct_gguf_printable(char *out, ct_str s, size_t max_chars);
 
 /* UTF-8 throughout (no overlong forms, no surrogates) and without NUL. */
 bool ct_gguf_is_text(ct_str s);

@@ -224,7 +224,7 @@ typedef struct cactus_sampling {
     float repetition_penalty;   /* > 0, 1: off; divides positive and multiplies negative scores of tokens seen */
     float presence_penalty;     /* [-2, 2] */
     float frequency_penalty;    /* [-2, 2] */
-    int32_t penalty_last_n;     /* tokens looked back at by the penalties, prompt included; -1: all; 0: none */
+    int32_t penalty_last_n;     /* tokens looked back at by the penalties, prompt included; -1: all that the context holds; 0: none */
     int32_t ignore_eos;         /* 1: end tokens cannot be produced */
     uint64_t seed;
     const int32_t *bias_ids;    /* [n_bias], added to the scores */
@@ -246,7 +246,8 @@ typedef struct cactus_token {
     size_t n_text_bytes;
 } cactus_token;
 
-/* Called in the scheduler's thread for every event; must not block and must not call the engine. Return non-zero to cancel. */
+/* Called in the scheduler's thread for every event; must not block and must not call the engine. Return non-zero to cancel. It is
+ * not called any more once cactus_request_free has returned. */
 typedef int32_t (*cactus_token_callback)(void *user, const cactus_token *token);
 
 typedef struct cactus_request_params {

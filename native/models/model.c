@@ -16,7 +16,8 @@ enum {
     MAX_CONTEXT = 1 << 24,
     MAX_VOCAB = 1 << 22,
     KEY_BYTES = 160,
-    NAME_BYTES = 96
+    NAME_BYTES = 96,
+    SHOWN_CHARS = 64
 };
 
 /* ---- configuration ---- */
@@ -78,7 +79,7 @@ static cactus_status read_rope(const reader *r, ct_config *c, const ct_arch *arc
     cactus_status status;
     ct_rope_config *rope = &c->rope;
     uint32_t n_rot = c->d_k, n_orig = c->n_context;
-    char key[KEY_BYTES];
+    char key[KEY_BYTES], shown[4 * SHOWN_CHARS + 4];
     bool found;
     *rope = (ct_rope_config){.pairs = arch->rope, .base = 10000.0f, .factor = 1.0f, .attn_factor = 1.0f, .beta_fast = 32.0f, .beta_slow = 1.0f};
     if ((status = read_u32(r, "rope.dimension_count", true, 2, c->d_k, &n_rot)) != CACTUS_OK
@@ -96,8 +97,8 @@ static cactus_status read_rope(const reader *r, ct_config *c, const ct_arch *arc
     else if (type.size == 6 && memcmp(type.data, "linear", 6) == 0) rope->scaling = CT_ROPE_LINEAR;
     else if (type.size == 4 && memcmp(type.data, "yarn", 4) == 0) rope->scaling = CT_ROPE_YARN;
     else
-        return ct_fail(r->err, CACTUS_ERROR_UNSUPPORTED, "rope scaling \"%.*s\" (%s) is not supported; none, linear and yarn are",
-                       (int)ct_min_size(type.size, 40), type.data, key);
+        return ct_fail(r->err, CACTUS_ERROR_UNSUPPORTED, "rope scaling \"%s\" (%s) is not supported; none, linear and yarn are",
+                       ct_gguf_printable(shown, type, SHOWN_CHARS), key);
     if ((status = read_f32(r, "rope.scaling.factor", true, 1e-3, 1e6, &rope->factor)) != CACTUS_OK
         || (status = read_f32(r, "rope.scaling.attn_factor", true, 1e-3, 1e3, &rope->attn_factor)) != CACTUS_OK
         || (status = read_f32(r, "rope.scaling.yarn_beta_fast", true, 1e-3, 1e6, &rope->beta_fast)) != CACTUS_OK
@@ -325,8 +326,9 @@ static cactus_status check_no_unknown_tensors(const cactus_model *model, cactus_
         while (at < name.size && name.data[at] >= '0' && name.data[at] <= '9' && layer < MAX_LAYERS) layer = 10 * layer + (uint64_t)(name.data[at++] - '0');
         bool numbered = at > 4 && at < name.size && name.data[at] == '.' && layer < model->config.n_layers;
         if (numbered && is_layer_tensor(name.data + at + 1, name.size - at - 1)) continue;
-        return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "tensor %.*s has no place in the %s architecture as this engine runs it",
-                       (int)ct_min_size(name.size, 80), name.data, model->arch->name);
+        char shown[4 * SHOWN_CHARS + 4];
+        return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "tensor %s has no place in the %s architecture as this engine runs it",
+                       ct_gguf_printable(shown, name, SHOWN_CHARS), model->arch->name);
     }
     return CACTUS_OK;
 }
@@ -385,11 +387,9 @@ static cactus_status load(cactus_model *model, const char *path, cactus_error *e
     if ((status = ct_gguf_get_str(model->gguf, "general.architecture", &arch, NULL, err)) != CACTUS_OK) return status;
     model->arch = ct_arch_find(arch.data, arch.size);
     if (model->arch == NULL) {
-        char shown[64];
-        size_t n = 0;
-        for (; n < arch.size && n < sizeof shown - 1; n++) shown[n] = arch.data[n] >= 32 && arch.data[n] < 127 ? arch.data[n] : '?';
-        shown[n] = '\0';
-        return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "architecture \"%s\" is not supported; this engine runs: %s", shown, ct_arch_names());
+        char shown[4 * SHOWN_CHARS + 4];
+        return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "architecture \"%s\" is not supported; this engine runs: %s",
+                       ct_gguf_printable(shown, arch, SHOWN_CHARS), ct_arch_names());
     }
     if ((status = ct_tokenizer_create(model->gguf, &model->tokenizer, err)) != CACTUS_OK) return status;
     model->config.n_vocab = (uint32_t)ct_tokenizer_n_vocab(model->tokenizer);

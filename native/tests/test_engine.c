@@ -268,6 +268,66 @@ TEST(cancel_and_close)
     }
 }
 
+/* A request that waits for pages ends as soon as it is cancelled, though others hold them. */
+TEST(cancel_while_waiting)
+{
+    int32_t prompt[120];
+    output out;
+    cactus_token token;
+    cactus_engine_info info = {.struct_size = sizeof info};
+    for (int32_t i = 0; i < 120; i++) prompt[i] = 5 + i;
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
+    cactus_engine_free(engine);
+    engine = make_engine(2, 128, 4 * info.kv_page_bytes, 0);
+    cactus_request_params endless = params_for(prompt, 3, -1), large = params_for(prompt, 120, 5);
+    endless.context_policy = CACTUS_CONTEXT_SHIFT;
+    cactus_request *running = submit(engine, &endless);
+    CHECK_INT(cactus_request_next(running, 60000, &token, NULL), CACTUS_OK);
+    cactus_request *waiting = submit(engine, &large);
+    cactus_request_cancel(waiting);
+    collect(waiting, &out);
+    CHECK(out.finish == CACTUS_FINISH_CANCELLED || out.n == 5); /* it may have been let in before */
+    cactus_request_free(waiting);
+    cactus_request_free(running);
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+typedef struct scorer {
+    cactus_engine *engine;
+    atomic_bool stop;
+} scorer;
+
+static void *score_main(void *arg)
+{
+    scorer *s = arg;
+    static const int32_t ids[200] = {5, 6, 7};
+    float logprobs[199];
+    while (!atomic_load(&s->stop)) CHECK_INT(cactus_engine_logprobs(s->engine, ids, 200, logprobs, NULL), CACTUS_OK);
+    return NULL;
+}
+
+/* Scoring takes all pages again and again; a request that must be read again each time still gets its tokens. */
+TEST(scores_do_not_starve_requests)
+{
+    cactus_engine_info info = {.struct_size = sizeof info};
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
+    cactus_engine_free(engine);
+    scorer s = {.engine = make_engine(2, 256, 8 * info.kv_page_bytes, 16)};
+    pthread_t threads[2];
+    for (size_t i = 0; i < 2; i++) CHECK_INT(pthread_create(&threads[i], NULL, score_main, &s), 0);
+    int32_t prompt[100];
+    output out;
+    for (int32_t i = 0; i < 100; i++) prompt[i] = 5 + i;
+    generate(s.engine, prompt, 100, 3, &out);
+    CHECK_UINT(out.n, 3);
+    atomic_store(&s.stop, true);
+    for (size_t i = 0; i < 2; i++) pthread_join(threads[i], NULL);
+    cactus_engine_free(s.engine);
+}
+
 static int32_t count_tokens(void *user, const cactus_token *token)
 {
     atomic_int *n = user;
@@ -288,6 +348,31 @@ TEST(callbacks)
     CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_ERROR_FINISHED); /* waits for the end */
     CHECK_INT(atomic_load(&n), 7); /* the callback cancelled */
     cactus_request_free(r);
+    cactus_engine_free(engine);
+}
+
+static int32_t count_events(void *user, const cactus_token *token)
+{
+    (void)token;
+    atomic_fetch_add((atomic_int *)user, 1);
+    return 0;
+}
+
+TEST(no_callback_after_free)
+{
+    int32_t prompt[] = {5, 6, 7};
+    atomic_int n = 0;
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    cactus_request_params p = params_for(prompt, 3, -1);
+    p.context_policy = CACTUS_CONTEXT_SHIFT;
+    p.on_token = count_events;
+    p.user = &n;
+    cactus_request *r = submit(engine, &p);
+    while (atomic_load(&n) < 5) nanosleep(&(struct timespec){0, 100000}, NULL);
+    cactus_request_free(r);
+    int at_free = atomic_load(&n);
+    CHECK_UINT(pages_used(engine), 0);
+    CHECK_INT(atomic_load(&n), at_free);
     cactus_engine_free(engine);
 }
 
@@ -353,6 +438,11 @@ TEST(bad_requests)
     p.stop = empty;
     p.n_stop = 1;
     CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    p = params_for(good, 1, 1);
+    p.context_policy = CACTUS_CONTEXT_SHIFT;
+    p.n_keep = 256;
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_CONTAINS(err.message, "n_keep is 256");
     p = params_for(good, 1, 1);
     p.struct_size = 4;
     CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);

@@ -101,9 +101,10 @@ static void add_merge(bpe *b, uint64_t key, uint32_t rank, int32_t id)
     b->merges[i] = (merge){key, rank, id};
 }
 
+/* Is `id`, a guess, the text token of these bytes? */
 static bool is_token(const ct_vocab *vocab, int32_t id, const uint8_t *bytes, size_t n_bytes)
 {
-    return id >= 0 && id < vocab->n && ct_vocab_size(vocab, id) == n_bytes &&
+    return id >= 0 && id < vocab->n && ct_vocab_size(vocab, id) == n_bytes && ct_vocab_is_text(vocab, id) &&
            memcmp(ct_vocab_bytes(vocab, id), bytes, n_bytes) == 0;
 }
 

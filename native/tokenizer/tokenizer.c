@@ -366,7 +366,8 @@ static const ct_special *match_special(const ct_special_set *set, const uint8_t 
         unsigned byte = text[depth];
         low = lower_bound(set->items, low, high, depth, byte);
         high = lower_bound(set->items, low, high, depth, byte + 1);
-        if (low < high && set->items[low].n_bytes == depth + 1) longest = &set->items[low++];
+        if (low < high && set->items[low].n_bytes == depth + 1) longest = &set->items[low];
+        while (low < high && set->items[low].n_bytes == depth + 1) low++; /* two tokens may have the same bytes */
     }
     return longest;
 }
