@@ -475,6 +475,28 @@ TEST(bos_and_eos)
     }
 }
 
+/* Two special tokens of the same bytes, which a hostile file can slip in behind a normal one that spells them otherwise. */
+TEST(special_tokens_of_equal_bytes)
+{
+    vocab v;
+    vocab_file file;
+    cactus_tokenizer *t = NULL;
+    char text[2000];
+    size_t n_ids = 0;
+    int32_t ids[sizeof text + 2];
+    memset(text, 0, sizeof text);
+    text[0] = ' ';
+    vocab_init(&v);
+    int32_t first = vocab_token(&v, " ", 3);
+    vocab_token(&v, " ", 3);
+    vocab_write(&v, "gpt-2", &file);
+    if (vocab_open(&file, &t, NULL) != CACTUS_OK) return; /* refusing such a file is as good */
+    CHECK_INT(cactus_tokenize(t, text, sizeof text, 0, 1, ids, sizeof text + 2, &n_ids, NULL), CACTUS_OK);
+    CHECK_UINT(n_ids, sizeof text);
+    CHECK_INT(ids[0], first);
+    cactus_tokenizer_free(t);
+}
+
 TEST(end_tokens)
 {
     vocab v;
