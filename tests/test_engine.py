@@ -542,7 +542,7 @@ def test_shift_keeps_the_front_and_the_newest(path: Path, model: Model, prompt: 
     assert n_shifts >= 4
 
 
-@pytest.mark.parametrize("keep", [0, 1, 16, 32, 60, 1000])
+@pytest.mark.parametrize("keep", [0, 1, 16, 32, 60, 63])
 def test_shift_of_a_prompt_that_is_too_long(path: Path, model: Model, prompt: list[int], keep: int) -> None:
     """The front and the newest part of the prompt are read; the statistics say how many tokens that were."""
     n_context = 64
@@ -552,11 +552,17 @@ def test_shift_of_a_prompt_that_is_too_long(path: Path, model: Model, prompt: li
         events = list(generation)
         n_read = generation.stats.prompt_tokens
     assert len(ids_of(events)) == 100
-    kept = min(keep, n_context // 2)
-    assert kept < n_read < n_context
-    scores = model.logits(ids[:kept] + ids[len(ids) - (n_read - kept) :])[-1]
+    assert keep < n_read <= n_context
+    scores = model.logits(ids[:keep] + ids[len(ids) - (n_read - keep) :])[-1]
     scores[EOS] = -np.inf
     assert events[0].id == scores.argmax()
+
+
+def test_keep_must_leave_room(path: Path, prompt: list[int]) -> None:
+    """What must never be dropped cannot fill the context."""
+    message = r"n_keep is 64; it must leave room in the context of 64"
+    with closing(Model.load(path, threads=2, context=64)) as small, pytest.raises(InvalidRequestError, match=message):
+        small.generate(prompt, context_policy="shift", keep=64)
 
 
 # ---- what is refused ----

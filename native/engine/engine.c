@@ -616,7 +616,7 @@ static cactus_status init_request(cactus_engine *e, cactus_request *r, const cac
     r->on_token = p->on_token;
     r->user = p->user;
     if (r->n_tokens > e->n_context) shift(e, r, 3);
-    r->stats = (cactus_request_stats){.struct_size = sizeof r->stats, .n_prompt = (int32_t)p->n_prompt};
+    r->stats = (cactus_request_stats){.struct_size = sizeof r->stats, .n_prompt = (int32_t)r->n_tokens};
     return CACTUS_OK;
 }
 

@@ -266,7 +266,7 @@ typedef struct cactus_request_params {
 
 typedef struct cactus_request_stats {
     uint32_t struct_size;
-    int32_t n_prompt;          /* prompt tokens */
+    int32_t n_prompt;          /* prompt tokens read: without those that a shift dropped at submission */
     int32_t n_prompt_cached;   /* of them, taken from pages that were there already; 0 as long as pages are not shared */
     int32_t n_generated;
     double queue_ms;           /* submission to the first step */
