@@ -20,7 +20,7 @@ _LIBRARY_NAME = "libcactus.dylib" if sys.platform == "darwin" else "libcactus.so
 
 
 def _candidates() -> list[tuple[Path, Path]]:
-    """Places of (library, header): the installed package, then a build inside a source checkout."""
+    """Places of (library, header): this package, a build inside a source checkout, an installed package."""
     root = _HERE.parent.parent
     found = [(_HERE / "lib" / _LIBRARY_NAME, _HERE / "lib" / "cactus.h")]
     override = os.environ.get("CACTUS_PY_LIBRARY")
@@ -29,6 +29,9 @@ def _candidates() -> list[tuple[Path, Path]]:
     if override:
         found.insert(0, (Path(override), header if header.exists() else source_header))
     found.append((root / "build" / _LIBRARY_NAME, source_header))
+    # A source checkout that comes before the installed package on the path, as in `python -c` inside it: the installed library.
+    installed = (Path(entry) / "cactus_py" / "engine" / "lib" for entry in sys.path if entry)
+    found += [(folder / _LIBRARY_NAME, folder / "cactus.h") for folder in installed]
     return found
 
 
