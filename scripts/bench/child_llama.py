@@ -3,45 +3,58 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from llama_peer import Peer, system_info, version
-from measure import Job, Result, child_main, memory_bytes
+from measure import Job, child_main
 
 
-def read_prompt(peer: Peer, ids: list[int]) -> float:
-    """Milliseconds from the first batch to the first token, from an empty cache."""
-    peer.reset()
-    start = time.perf_counter()
-    for at in range(0, len(ids), peer.n_batch):
-        peer.decode(ids[at : at + peer.n_batch])
-    peer.scores().argmax()
-    return (time.perf_counter() - start) * 1e3
+class Llama:
+    """Greedy generation over the low-level calls."""
 
+    def __init__(self, job: Job, n_ctx: int, n_sequences: int) -> None:
+        self._options = job.options
+        self._peer = Peer(job.model, threads=job.threads, n_ctx=n_ctx * n_sequences, n_sequences=n_sequences, **job.options)
 
-def generate(peer: Peer, n: int) -> float:
-    """Milliseconds for `n` greedy tokens behind what was read last."""
-    token = int(peer.scores().argmax())
-    start = time.perf_counter()
-    for _ in range(n):
-        peer.decode([token])
+    def read(self, ids: list[int]) -> float:
+        start = time.perf_counter()
+        self._peer.prefill(ids)
+        self._peer.scores().argmax()
+        return (time.perf_counter() - start) * 1e3
+
+    def generate(self, ids: list[int], n: int) -> float:
+        peer = self._peer
+        peer.prefill(ids)
         token = int(peer.scores().argmax())
-    return (time.perf_counter() - start) * 1e3
+        start = time.perf_counter()
+        for _ in range(n):
+            peer.decode([token])
+            token = int(peer.scores().argmax())
+        return (time.perf_counter() - start) * 1e3
 
+    def together(self, prompts: list[list[int]], n: int) -> float:
+        """One llama_decode per step, with a row for each sequence."""
+        peer = self._peer
+        peer.reset()
+        tokens = []
+        for sequence, ids in enumerate(prompts):
+            peer.decode_rows([(token, at, sequence, at == len(ids) - 1) for at, token in enumerate(ids)])
+            tokens.append(int(peer.scores().argmax()))
+        start = time.perf_counter()
+        for step in range(n):
+            peer.decode_rows([(tokens[s], len(ids) + step, s, True) for s, ids in enumerate(prompts)])
+            tokens = [int(peer.scores(row).argmax()) for row in range(len(prompts))]
+        return len(prompts) * n / (time.perf_counter() - start)
 
-def run(job: Job) -> Result:
-    """Load, warm up, read prompts, generate."""
-    start = time.perf_counter()
-    peer = Peer(job.model, threads=job.threads, n_ctx=job.n_ctx, n_batch=512, **job.options)
-    load_ms = (time.perf_counter() - start) * 1e3
-    with peer:
-        read_prompt(peer, job.window(0, min(512, max(job.prompt_sizes))))
-        generate(peer, 8)
-        prompt_ms = {str(n): read_prompt(peer, job.window(i, n)) for i, n in enumerate(job.prompt_sizes, 1)}
-        read_prompt(peer, job.window(len(job.prompt_sizes) + 1, job.decode_depth))
-        decode_ms = generate(peer, job.n_generate)
-        about = {"engine": f"llama-cpp-python {version()}", "system_info": system_info(), "options": job.options}
-        return Result(load_ms, prompt_ms, decode_ms, job.n_generate, memory_bytes(), about)
+    def first_token(self, ids: list[int]) -> float:
+        return self.read(ids)
+
+    def about(self) -> dict[str, Any]:
+        return {"engine": f"llama-cpp-python {version()}", "system_info": system_info(), "options": self._options}
+
+    def close(self) -> None:
+        self._peer.close()
 
 
 if __name__ == "__main__":
-    child_main(run)
+    child_main(Llama)

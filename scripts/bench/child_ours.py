@@ -3,51 +3,96 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from measure import Job, Result, child_main, memory_bytes
+from measure import SHORT, Job, child_main
 
-from cactus_py.engine import Model, cpu_features, kernels_available, library_version
+from cactus_py.engine import GenerationStats, Model, cpu_features, kernels_available, library_version
+
+if TYPE_CHECKING:
+    from cactus_py import Client
+
+GREEDY = {"temperature": 0, "ignore_eos": True}
 
 
-def request(model: Model, ids: list[int], n: int) -> tuple[Any, float, float]:
-    """Runs a greedy request of `n` tokens: its statistics, and by this process's clock the milliseconds to the first token
-    and from there to the last."""
-    start = time.perf_counter()
-    generation = model.generate(ids, max_tokens=n, sampling={"temperature": 0, "ignore_eos": True})
-    first = 0.0
-    for token in generation:
-        if token.id >= 0 and not first:
-            first = time.perf_counter()
-    end = time.perf_counter()
-    stats = generation.stats
+class Ours:
+    """`Model` for what it measures itself; `Client`, which people use, for the first token."""
+
+    def __init__(self, job: Job, n_ctx: int, n_sequences: int) -> None:
+        self._job = job
+        self._model = Model.load(job.model, threads=job.threads, context=n_ctx * n_sequences, **job.options)
+        self._client: Client | None = None
+        self._wall_ms: list[tuple[float, float]] = []
+
+    def _request(self, ids: list[int], n: int) -> GenerationStats:
+        """Runs a greedy request of `n` tokens. This process's clock is kept beside the request's: milliseconds to the first
+        token, and from there to the last."""
+        start = time.perf_counter()
+        generation = self._model.generate(ids, max_tokens=n, sampling=GREEDY)
+        next(generation)
+        first = time.perf_counter()
+        for _ in generation:
+            pass
+        self._wall_ms.append(((first - start) * 1e3, (time.perf_counter() - first) * 1e3))
+        refuse_cached(generation.stats)
+        return generation.stats
+
+    def read(self, ids: list[int]) -> float:
+        return self._request(ids, 1).prompt_ms
+
+    def generate(self, ids: list[int], n: int) -> float:
+        return self._request(ids, n + 1).decode_ms
+
+    def together(self, prompts: list[list[int]], n: int) -> float:
+        """Counts what is generated, not what is fetched: a sequence may be ahead of the others by a step or more. All run on
+        until they are cancelled, so that the batch is full as long as the clock runs."""
+        running = [self._model.generate(ids, max_tokens=n + SHORT, sampling=GREEDY) for ids in prompts]
+        try:
+            for generation in running:
+                next(generation)
+            start, before = time.perf_counter(), sum(generation.stats.generated_tokens for generation in running)
+            for _ in range(n):
+                events = [next(generation) for generation in running]
+            end, after = time.perf_counter(), sum(generation.stats.generated_tokens for generation in running)
+            if any(event.finish_reason for event in events) or any(g.stats.generated_tokens >= n + SHORT for g in running):
+                raise SystemExit(f"a sequence of {len(prompts)} ended before the others had {n} tokens")
+            for generation in running:
+                refuse_cached(generation.stats)
+        finally:
+            for generation in running:
+                generation.close()
+        return (after - before) / (end - start)
+
+    def first_token(self, ids: list[int]) -> float:
+        if self._client is None:
+            from cactus_py import Client  # here, because llama.cpp's side has no such library in its memory, either
+
+            self._client = Client(self._job.model, threads=self._job.threads, context=self._job.n_ctx, **self._job.options)
+            self._client.completions.create(prompt=ids[::-1], max_tokens=8, temperature=0)  # loads and warms up
+        start = time.perf_counter()
+        with self._client.completions.create(prompt=ids, max_tokens=8, temperature=0, stream=True) as stream:
+            next(iter(stream))
+            return (time.perf_counter() - start) * 1e3
+
+    def about(self) -> dict[str, Any]:
+        info = self._model.info
+        return {
+            "engine": f"cactus_py {library_version()}", "kernels": info.kernels, "kernels_available": kernels_available(),
+            "cpu_features": cpu_features(), "options": self._job.options, "mostly": info.quantisation,
+            "wall_ms": self._wall_ms,
+        }  # fmt: skip
+
+    def close(self) -> None:
+        self._model.close()
+        if self._client is not None:
+            self._client.close()
+
+
+def refuse_cached(stats: GenerationStats) -> None:
+    """Ends the process where a prompt was not read whole."""
     if stats.cached_tokens != 0:
         raise SystemExit(f"{stats.cached_tokens} tokens of the prompt came from a cache; that is not what is measured")
-    return stats, (first - start) * 1e3, (end - first) * 1e3
-
-
-def run(job: Job) -> Result:
-    """Load, warm up, read prompts, generate. Times are the request's own; the clock's are kept beside them."""
-    start = time.perf_counter()
-    model = Model.load(job.model, threads=job.threads, context=job.n_ctx, **job.options)
-    load_ms = (time.perf_counter() - start) * 1e3
-    try:
-        request(model, job.window(0, min(512, max(job.prompt_sizes))), 9)
-        prompt_ms: dict[str, float] = {}
-        wall_ms: dict[str, float] = {}
-        for i, n in enumerate(job.prompt_sizes, 1):
-            stats, wall, _ = request(model, job.window(i, n), 1)
-            prompt_ms[str(n)] = stats.prompt_ms
-            wall_ms[str(n)] = wall
-        stats, _, wall = request(model, job.window(len(job.prompt_sizes) + 1, job.decode_depth), job.n_generate + 1)
-        about = {
-            "engine": f"cactus_py {library_version()}", "kernels": model.info.kernels, "kernels_available": kernels_available(),
-            "cpu_features": cpu_features(), "options": job.options, "wall_prompt_ms": wall_ms, "wall_decode_ms": wall,
-        }  # fmt: skip
-        return Result(load_ms, prompt_ms, stats.decode_ms, job.n_generate, memory_bytes(), about)
-    finally:
-        model.close()
 
 
 if __name__ == "__main__":
-    child_main(run)
+    child_main(Ours)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import llama_cpp as lc
+import llama_cpp as lc  # type: ignore[import-not-found,unused-ignore]
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,11 +37,13 @@ class Peer:
         threads: int = 2,
         n_ctx: int = 2048,
         n_batch: int = 512,
+        n_sequences: int = 1,
         kv_type: str = "f16",
         flash_attention: int = 0,
         extra_buffers: bool = True,
     ) -> None:
-        """flash_attention: 0 off (llama-cpp-python's default), 1 on, -1 llama.cpp decides.
+        """n_ctx: tokens of all sequences together, an equal share each.
+        flash_attention: 0 off (llama-cpp-python's default), 1 on, -1 llama.cpp decides.
         extra_buffers: llama.cpp may copy weights into layouts of its own (repacking, AMX). Its AMX path faults on virtual
         machines that announce AMX but refuse its tile configuration; False keeps to the plain CPU buffers."""
         lc.llama_log_set(_LOG, ctypes.c_void_p(0))
@@ -54,6 +56,7 @@ class Peer:
             raise RuntimeError(f"llama.cpp cannot load {path}")
         params = lc.llama_context_default_params()
         params.n_ctx = n_ctx
+        params.n_seq_max = n_sequences
         params.n_batch = n_batch
         params.n_ubatch = n_batch
         params.n_threads = threads
@@ -99,20 +102,24 @@ class Peer:
     def decode(self, ids: Sequence[int], *, all_logits: bool = False) -> None:
         """Computes `ids` (at most n_batch of them) behind what is in the cache; scores of the last one, or of each."""
         n = len(ids)
-        if not 0 < n <= self.n_batch:
-            raise ValueError(f"1 to {self.n_batch} tokens fit a batch, got {n}")
+        self.decode_rows([(token, self.position + i, 0, all_logits or i == n - 1) for i, token in enumerate(ids)])
+        self.position += n
+
+    def decode_rows(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
+        """Computes one batch of (token, position, sequence, whether its scores are wanted), which need not belong together."""
+        if not 0 < len(rows) <= self.n_batch:
+            raise ValueError(f"1 to {self.n_batch} tokens fit a batch, got {len(rows)}")
         batch = self._batch
-        batch.n_tokens = n
-        for i, token in enumerate(ids):
+        batch.n_tokens = len(rows)
+        for i, (token, position, sequence, wanted) in enumerate(rows):
             batch.token[i] = token
-            batch.pos[i] = self.position + i
+            batch.pos[i] = position
             batch.n_seq_id[i] = 1
-            batch.seq_id[i][0] = 0
-            batch.logits[i] = all_logits or i == n - 1
+            batch.seq_id[i][0] = sequence
+            batch.logits[i] = wanted
         status = lc.llama_decode(self._ctx, batch)
         if status != 0:
-            raise RuntimeError(f"llama_decode of {n} tokens at position {self.position} returned {status}")
-        self.position += n
+            raise RuntimeError(f"llama_decode of {len(rows)} tokens from position {rows[0][1]} returned {status}")
 
     def scores(self, index: int = -1) -> NDArray[np.float32]:
         """Scores [n_vocab] behind token `index` of the last batch: a view, valid until the next decode."""
