@@ -37,7 +37,7 @@ def rounds_of(engine: str, *values: dict[str, float]) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def document(scripts: dict[str, ModuleType]) -> dict[str, Any]:
-    """A report of invented figures: 3 rounds of ours, 3 of a peer that does not measure everything."""
+    """A report of invented figures: 3 rounds of ours, 3 of a peer; neither measures everything."""
     limits = {
         "read": {"rate": 1e9, "by": "loads"},
         "vector": {"rate": 4e9, "by": "vmul"},
@@ -51,7 +51,7 @@ def document(scripts: dict[str, ModuleType]) -> dict[str, Any]:
             {"pp64": 3000.0, "tg8@0": 500.0, "tg8x4": 800.0, "load": 30.0},
             {"pp64": 2000.0, "tg8@0": 600.0, "tg8x4": 900.0, "load": 20.0},
         ),
-        "peer": rounds_of("peer 2", *[{"pp64": 500.0, "tg8@0": 250.0, "load": 40.0}] * 3),
+        "peer": rounds_of("peer 2", *[{"load": 40.0, "pp64": 500.0, "tg8@0": 250.0, "rss": 5.0}] * 3),
     }
     return {
         "date": "2001-02-03",
@@ -152,6 +152,7 @@ def test_work_of_a_file_is_what_the_file_says(scripts: dict[str, ModuleType], zo
 
 def test_summary_has_medians_ratios_and_shares(document: dict[str, Any]) -> None:
     rows = {row["measurement"]: row for row in document["summary"]}
+    assert list(rows) == ["pp64", "tg8@0", "tg8x4", "load", "rss"]
     assert rows["pp64"]["ours"] == {
         "median": 2000.0,
         "lowest": 1000.0,
@@ -181,11 +182,13 @@ def test_reports(scripts: dict[str, ModuleType], document: dict[str, Any]) -> No
     assert "read 1 GB/s by loads, vector 4 GMAC/s by vmul, matrix 16 GMAC/s by mmul" in report
     assert "| pp64, tok/s | 2000 (1000 … 3000) | 500 (500 … 500) | 4.00 | 50 % vector, 13 % matrix |" in report
     assert "| tg8, 4 sequences, tok/s | 900 (800 … 1000) |  |  | 22 % read, 37 % vector, 9 % matrix |" in report
+    assert "| rss, MB |  | 5 (5 … 5) |  |  |" in report
     alone = {**document, "rounds": {"ours": document["rounds"]["ours"]}}
     assert "| pp64, tok/s | 2000 (1000 … 3000) | 50 % vector, 13 % matrix |" in scripts["bench"].markdown(alone, None)
     table = scripts["suite"].markdown({"formats": {"Q4_0": document, "Q8_0": document}}, "formats.png")
     assert "| pp64, tok/s | Q4_0 | 2000 (1000 … 3000) | 500 (500 … 500) | 4.00 | 50 % vector, 13 % matrix |" in table
     assert "| pp64, tok/s | Q8_0 (mostly Q4_0) |" in table
+    assert "| rss, MB | Q8_0 (mostly Q4_0) |  | 5 (5 … 5) |  |  |" in table
     assert "![the same as bars](formats.png)" in table
 
 
@@ -198,7 +201,7 @@ def test_bars_are_drawn(scripts: dict[str, ModuleType], document: dict[str, Any]
     pytest.importorskip("matplotlib")
     panels = scripts["bench"].panels(document)
     assert [(panel.labels, panel.values["ours"]) for panel in panels] == [
-        (["64"], [2000.0]), (["0"], [500.0]), (["4"], [900.0]), (["load"], [20.0]),
+        (["64"], [2000.0]), (["0"], [500.0]), (["4"], [900.0]), (["load"], [20.0]), (["rss"], [0.0]),
     ]  # fmt: skip
     scripts["plot"].draw(tmp_path / "bars.png", panels)
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")

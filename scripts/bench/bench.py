@@ -146,7 +146,8 @@ def text_ids(model: Path, longest: int) -> list[int]:
 def summarise(measured: Rounds, work: Work | None, limits: Limits) -> list[dict[str, Any]]:
     """One row per measurement: median, spread and shares of the limits of each side; the ratio of the first to the second."""
     rows = []
-    for name in dict.fromkeys(name for rounds in measured.values() for r in rounds for name in r["values"]):
+    names = dict.fromkeys(name for rounds in measured.values() for r in rounds for name in r["values"])
+    for name in sorted(names, key=lambda name: list(UNITS).index(parse_name(name)[0])):  # speed first
         row: dict[str, Any] = {"measurement": name, "unit": UNITS[parse_name(name)[0]]}
         for side, rounds in measured.items():
             values = [r["values"][name] for r in rounds if name in r["values"]]

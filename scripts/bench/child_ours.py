@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from measure import SHORT, Job, child_main
+from measure import SLACK, Job, child_main
 
 from cactus_py.engine import GenerationStats, Model, cpu_features, kernels_available, library_version
 
@@ -20,7 +20,13 @@ class Ours:
 
     def __init__(self, job: Job, n_ctx: int, n_sequences: int) -> None:
         self._job = job
-        self._model = Model.load(job.model, threads=job.threads, context=n_ctx * n_sequences, **job.options)
+        options = {"threads": job.threads, "context": n_ctx, **job.options}
+        self._model = Model.load(job.model, **options)
+        if n_sequences > 1:  # whose keys and values must fit together; how much that is, only a loaded model says
+            memory = self._model.memory()
+            self._model.close()
+            n_pages = n_sequences * -(-n_ctx // memory.kv_page_tokens)
+            self._model = Model.load(job.model, kv_memory=n_pages * memory.kv_page_bytes, **options)
         self._client: Client | None = None
         self._wall_ms: list[tuple[float, float]] = []
 
@@ -46,7 +52,7 @@ class Ours:
     def together(self, prompts: list[list[int]], n: int) -> float:
         """Counts what is generated, not what is fetched: a sequence may be ahead of the others by a step or more. All run on
         until they are cancelled, so that the batch is full as long as the clock runs."""
-        running = [self._model.generate(ids, max_tokens=n + SHORT, sampling=GREEDY) for ids in prompts]
+        running = [self._model.generate(ids, max_tokens=n + SLACK, sampling=GREEDY) for ids in prompts]
         try:
             for generation in running:
                 next(generation)
@@ -54,7 +60,7 @@ class Ours:
             for _ in range(n):
                 events = [next(generation) for generation in running]
             end, after = time.perf_counter(), sum(generation.stats.generated_tokens for generation in running)
-            if any(event.finish_reason for event in events) or any(g.stats.generated_tokens >= n + SHORT for g in running):
+            if any(event.finish_reason for event in events) or any(g.stats.generated_tokens >= n + SLACK for g in running):
                 raise SystemExit(f"a sequence of {len(prompts)} ended before the others had {n} tokens")
             for generation in running:
                 refuse_cached(generation.stats)

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 UNITS = {"pp": "tok/s", "tg": "tok/s", "ttft": "ms", "load": "ms", "private": "MB", "rss": "MB"}
 SHORT = 32  # tokens of a prompt that is only there because there must be one
+SLACK = 128  # tokens that a sequence of a batch may be ahead of one that began later
 WARM_UP = 512  # most tokens of the prompt that is not counted
 
 
@@ -52,8 +53,8 @@ class Job:
 
     @property
     def n_ctx_each(self) -> int:
-        """Context for each of many sequences: SHORT tokens of slack, for those that began earlier than others."""
-        return (2 * SHORT + self.n_generate + 63 + 16) // 64 * 64
+        """Context for each of many sequences."""
+        return (SHORT + self.n_generate + SLACK + 63 + 16) // 64 * 64
 
 
 @dataclass

@@ -72,7 +72,7 @@ def markdown(document: bench.Document, plot: str | None) -> str:
             cells += [bench.cell_text(row.get(side)) for side in sides]
             if len(sides) > 1:
                 cells.append("" if row["ratio"] is None else f"{row['ratio']:.2f}")
-            lines.append(f"| {' | '.join([*cells, bench.shares_text(row[bench.OURS])])} |")
+            lines.append(f"| {' | '.join([*cells, bench.shares_text(row.get(bench.OURS, {}))])} |")
     if plot:
         lines += ["", f"![the same as bars]({plot})"]
     return "\n".join(lines) + "\n"
