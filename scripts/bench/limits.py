@@ -21,7 +21,7 @@ Limits = dict[str, dict[str, Any]]
 
 
 def machine_limits(model: Path, threads: int) -> Limits:
-    """Measures them, two seconds in all. Raises RuntimeError where nothing can be compiled; what cannot run here is left out."""
+    """Measures them in about two seconds. Raises RuntimeError where nothing compiles; what cannot run here is left out."""
     with tempfile.TemporaryDirectory() as folder:
         program = str(Path(folder) / "limits")
         for target in TARGETS:
