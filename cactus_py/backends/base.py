@@ -115,6 +115,7 @@ class BackendOptions:
     kv_memory_bytes: int | None = None
     batch: int | None = None
     kernels: str | None = None
+    speculation: int = 0
     progress: Callable[[str, int, int | None], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 

@@ -82,7 +82,7 @@ class NativeBackend:
             with self._lock:
                 loaded = self._by_path.get(path)
             if loaded is None:
-                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path))
+                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self._options.speculation)
             with self._lock:
                 if not self._closed:
                     self._by_path[path] = loaded
@@ -180,10 +180,11 @@ class NativeBackend:
 class _LoadedModel:
     """A model, its template, and a count of those who use it: it is closed only when nobody does."""
 
-    def __init__(self, name: str, path: Path, model: Model) -> None:
+    def __init__(self, name: str, path: Path, model: Model, speculation: int) -> None:
         self.name = name
         self.path = path
         self._model = model
+        self._speculation = speculation
         self._idle = threading.Condition()
         self._n_users = 0
         self._closed = False
@@ -279,6 +280,7 @@ class _LoadedModel:
                         stop=request.stop or (),
                         context_policy=request.context_policy,
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
+                        speculation=self._speculation,
                     )
                 answers.append(_Answer(first_index + offset, generation, echo))
         except BaseException:
