@@ -62,6 +62,8 @@ class ReplyStats:
     queue_ms: float = 0.0
     prompt_ms: float = 0.0
     decode_ms: float = 0.0
+    drafted_tokens: int = 0  # computed ahead of their turn
+    accepted_tokens: int = 0  # of them, those that were then chosen
     dropped_messages: int = 0  # left out by context_policy="shift"
 
 

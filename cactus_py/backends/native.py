@@ -474,6 +474,8 @@ class _NativeReply(Reply):
             queue_ms=max((stats.queue_ms for stats in every), default=0.0),
             prompt_ms=max((stats.prompt_ms for stats in every), default=0.0),
             decode_ms=max((stats.decode_ms for stats in every), default=0.0),
+            drafted_tokens=sum(stats.drafted_tokens for stats in every),
+            accepted_tokens=sum(stats.accepted_tokens for stats in every),
             dropped_messages=sum(prompt.dropped_messages for prompt in self._prompts),
         )
 

@@ -474,9 +474,9 @@ class Model(_NotCopied):
         max_tokens: None until an end token or until the context is full. sampling: temperature (default 0: greedy), top_k,
         top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty, penalty_last_n, seed, logit_bias, ignore_eos,
         top_logprobs. stop: strings that end the text, themselves left out. context_policy: "error" refuses a prompt that is too
-        long and ends with "length" when the context is full; "shift" keeps the first `keep` tokens and the newest. speculation: most
-        tokens (0 to 16) drafted per step from what followed the newest tokens where they occurred before, and computed together;
-        the result is the same, found in fewer steps where a text repeats itself.
+        long and ends with "length" when the context is full; "shift" keeps the first `keep` tokens and the newest.
+        speculation: most tokens (0 to 16) drafted in a step: what followed the newest tokens where they occurred before is
+        computed ahead, and stands if it is then chosen. The result is the same; where a text repeats itself it comes sooner.
 
         Raises InvalidRequestError or ContextLengthError before anything is computed.
         """

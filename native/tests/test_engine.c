@@ -519,8 +519,8 @@ TEST(drafts_change_nothing)
     cactus_engine *engine = make_engine(2, 0, 0, 0);
     for (size_t style = 0; style < N_STYLES; style++) {
         int32_t n_drafted = 0, n_accepted = 0;
-        for (size_t i = 0; i < 12; i++) {
-            cactus_request_params p = styled(style, prompts[i], prompt_sizes[i], 120);
+        for (size_t i = 0; i < 6; i++) {
+            cactus_request_params p = styled(style, prompts[i], prompt_sizes[i], 100);
             (void)complete(engine, p, 0, &plain);
             cactus_request_stats stats = complete(engine, p, i % 3 == 0 ? 3 : 16, &drafted);
             check_same(&plain, &drafted);
@@ -544,7 +544,7 @@ TEST(drafts_end_where_requests_end)
         check_same(&plain, &drafted);
         CHECK_UINT(drafted.n, n);
     }
-    for (size_t n = 1; n <= 64; n += 3) /* the context likewise, with both policies */
+    for (size_t n = 1; n <= 64; n += 7) /* the context likewise, with both policies */
         for (int32_t policy = CACTUS_CONTEXT_ERROR; policy <= CACTUS_CONTEXT_SHIFT; policy++)
             for (size_t style = 1; style < N_STYLES; style += 2) {
                 cactus_request_params p = styled(style, prompts[2], n, policy == CACTUS_CONTEXT_SHIFT ? 150 : -1);
@@ -554,7 +554,7 @@ TEST(drafts_end_where_requests_end)
                 n_accepted += complete(engine, p, 16, &drafted).n_accepted;
                 check_same(&plain, &drafted);
             }
-    CHECK(n_accepted > 1000);
+    CHECK(n_accepted > 300);
     CHECK_UINT(pages_used(engine), 0);
     cactus_engine_free(engine);
 }
@@ -568,19 +568,18 @@ TEST(drafts_and_stop_strings)
     (void)complete(engine, styled(3, prompts[1], prompt_sizes[1], 60), 0, &whole);
     size_t n = strlen(whole.text);
     CHECK(n > 60);
-    for (size_t at = 0; at + 3 <= n; at++)
-        for (size_t size = 3; size <= 13 && at + size <= n; size += 10) {
-            char stop[16] = {0};
-            memcpy(stop, whole.text + at, size);
-            const char *stops[] = {stop};
-            cactus_request_params p = styled(3, prompts[1], prompt_sizes[1], 60);
-            p.stop = stops;
-            p.n_stop = 1;
-            (void)complete(engine, p, 0, &plain);
-            n_accepted += complete(engine, p, 16, &drafted).n_accepted;
-            check_same(&plain, &drafted);
-            CHECK_INT(drafted.finish, CACTUS_FINISH_STOP);
-        }
+    for (size_t at = 0; at + 13 <= n; at += 2) {
+        char stop[16] = {0};
+        memcpy(stop, whole.text + at, at % 4 == 0 ? 3 : 13);
+        const char *stops[] = {stop};
+        cactus_request_params p = styled(3, prompts[1], prompt_sizes[1], 60);
+        p.stop = stops;
+        p.n_stop = 1;
+        (void)complete(engine, p, 0, &plain);
+        n_accepted += complete(engine, p, 16, &drafted).n_accepted;
+        check_same(&plain, &drafted);
+        CHECK_INT(drafted.finish, CACTUS_FINISH_STOP);
+    }
     CHECK(n_accepted > 0);
     cactus_engine_free(engine);
 }

@@ -2,9 +2,9 @@
 
     python scripts/bench/lookup.py MODEL.gguf [--rounds 7] [--tokens 128] [--threads N] [--speculation 16] [--temperature 0]
 
-Three kinds of requests, each with several prompts: to repeat a paragraph with one change, to summarise one, to write freely. Reported
-per kind: tokens per second of decoding (all prompts of the kind together, without reading them), median over the rounds, the ratio of
-the medians, and how many tokens were drafted and stood. Tokens must be the same with and without, or the script fails.
+Three kinds of requests, each with several prompts: to repeat a paragraph with one change, to summarise one, to write freely.
+Reported per kind: tokens per second of decoding (all prompts of the kind together, without reading them), median over the
+rounds, the ratio of the medians, and how many tokens were drafted and stood. A token that differs with and without is an error.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def prompts() -> dict[str, list[str]]:
     """The requests of each kind."""
     edits, summaries = [], []
     for name in ("alice", "workshop"):
-        paragraphs = [" ".join(p.split()) for p in (TEXTS / f"{name}.txt").read_text(encoding="utf-8").split("\n\n") if len(p) > 400]
-        for paragraph in (p[:900] for p in paragraphs[2:6:2]):
+        text = (TEXTS / f"{name}.txt").read_text(encoding="utf-8")
+        paragraphs = [" ".join(p.split())[:900] for p in text.split("\n\n") if len(p) > 400]
+        for paragraph in paragraphs[2:6:2]:
             word = re.findall(r"[a-z]{5,}", paragraph)[3]
-            edits.append(f'Repeat the following text word for word, but write "{word.upper()}" instead of "{word}":\n\n{paragraph}')
+            change = f'but write "{word.upper()}" instead of "{word}"'
+            edits.append(f"Repeat the following text word for word, {change}:\n\n{paragraph}")
             summaries.append(f"Summarise the following text in a few sentences:\n\n{paragraph}")
     return {"edit": edits, "summarise": summaries, "free": list(FREE)}
 
@@ -72,9 +74,9 @@ def main() -> None:
                 for speculation, measured in speeds.items():
                     n, milliseconds, drafted, accepted, texts = 0, 0.0, 0, 0, []
                     for ids in encoded:
-                        with model.generate(ids, max_tokens=options.tokens, sampling=sampling, speculation=speculation) as generation:
-                            texts.append([token.id for token in generation])
-                            stats = generation.stats
+                        generation = model.generate(ids, max_tokens=options.tokens, sampling=sampling, speculation=speculation)
+                        texts.append([token.id for token in generation])
+                        stats = generation.stats
                         n += stats.generated_tokens - 1
                         milliseconds += stats.decode_ms
                         drafted += stats.drafted_tokens
@@ -86,8 +88,8 @@ def main() -> None:
             off, on = (statistics.median(measured) for measured in speeds.values())
             paired = [b / a for a, b in zip(*speeds.values(), strict=True)]
             print(
-                f"{kind:9}  off {off:6.1f} tok/s  on {on:6.1f} tok/s  ratio {on / off:4.2f} (rounds {min(paired):4.2f} to {max(paired):4.2f})"
-                f"  drafted {drafted}, stood {accepted} of {n} tokens"
+                f"{kind:9}  off {off:6.1f} tok/s  on {on:6.1f} tok/s  ratio {on / off:4.2f}"
+                f" (rounds {min(paired):4.2f} to {max(paired):4.2f})  drafted {drafted}, stood {accepted} of {n} tokens"
             )
 
 
