@@ -93,7 +93,7 @@ def test_drafts_change_nothing(model: Model, sampling: dict[str, Any], data: Pat
     """The same events to the bit; a text that begins a second time is mostly drafted."""
     text = (data / "text" / "workshop.txt").read_text(encoding="utf-8")[:1000]
     again = model.tokenize(f"{text}\n\n{text[:100]}")
-    for ids in [again, *(prompt["ids"] for prompt in PROMPTS.values())]:
+    for ids in [again, *(prompt["ids"] for prompt in list(PROMPTS.values())[::5])]:
         plain = list(model.generate(ids, max_tokens=64, sampling=sampling))
         generation = model.generate(ids, max_tokens=64, sampling=sampling, speculation=16)
         assert list(generation) == plain

@@ -516,7 +516,7 @@ static output plain, drafted;
 TEST(drafts_change_nothing)
 {
     make_prompts();
-    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
     for (size_t style = 0; style < N_STYLES; style++) {
         int32_t n_drafted = 0, n_accepted = 0;
         for (size_t i = 0; i < 6; i++) {
@@ -537,7 +537,7 @@ TEST(drafts_end_where_requests_end)
 {
     make_prompts();
     int32_t n_accepted = 0;
-    cactus_engine *engine = make_engine(2, 64, 0, 0);
+    cactus_engine *engine = make_engine(1, 64, 0, 0);
     for (int32_t n = 1; n <= 40; n++) { /* max_tokens at every place of a draft */
         (void)complete(engine, styled(1, prompts[0], 10, n), 0, &plain);
         n_accepted += complete(engine, styled(1, prompts[0], 10, n), 16, &drafted).n_accepted;
@@ -563,7 +563,7 @@ TEST(drafts_and_stop_strings)
 {
     make_prompts();
     int32_t n_accepted = 0;
-    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
     static output whole;
     (void)complete(engine, styled(3, prompts[1], prompt_sizes[1], 60), 0, &whole);
     size_t n = strlen(whole.text);
@@ -590,7 +590,7 @@ TEST(drafts_and_end_tokens)
     static const int32_t allowed[] = {40, 1};
     static const float lifts[] = {900.0f, 900.0f};
     static const int32_t prompt[] = {40, 40, 40, 40, 1, 40, 40, 40, 40, 1, 40, 40, 40, 40};
-    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
     size_t n_ends = 0;
     for (uint64_t seed = 0; seed < 40; seed++) {
         cactus_request_params p = params_for(prompt, 14, 50);
