@@ -177,6 +177,8 @@ class _Frame:
             decode_ms=stats.decode_ms,
             prompt_tok_s=1000 * read / stats.prompt_ms if stats.prompt_ms > 0 else None,
             decode_tok_s=1000 * decoded / stats.decode_ms if stats.decode_ms > 0 else None,
+            drafted_tokens=stats.drafted_tokens,
+            accepted_tokens=stats.accepted_tokens,
         )
 
 

@@ -108,6 +108,7 @@ class ClientOptions(TypedDict, total=False):
     context: int | None
     kv_type: Literal["auto", "f16", "f32"] | None
     kernels: str | None
+    speculation: int | None
     backend: str | None
     home: str | os.PathLike[str] | None
 
@@ -117,7 +118,7 @@ class ClientOptions(TypedDict, total=False):
     progress: ProgressCallback | None
 
 
-_SETTINGS = ("threads", "context", "kv_type", "kernels", "backend", "home")
+_SETTINGS = ("threads", "context", "kv_type", "kernels", "speculation", "backend", "home")
 
 
 # ---- what both clients are made of -------------------------------------------------------------------------------------
@@ -146,6 +147,7 @@ class _Core:
             kv_memory_bytes=options.get("kv_memory_bytes"),
             batch=options.get("batch"),
             kernels=self.settings.kernels,
+            speculation=self.settings.speculation,
             progress=options.get("progress"),
         )
         self._lock = threading.RLock()  # a stream that the garbage collector finds may be closed anywhere, even inside

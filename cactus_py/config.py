@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     """How keys and values are kept."""
     kernels: Annotated[str, Field(min_length=1)] | None = None
     """Name of a kernel set; None: the best for this CPU."""
+    speculation: Annotated[int, Field(ge=0, le=16)] = 16
+    """Most tokens drafted per step from what an answer repeats; 0: off. The answer is the same, it only comes sooner."""
     backend: Annotated[str, Field(min_length=1)] = "native"
     """What runs local models: the name of an entry point in the group cactus_py.backends."""
     openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"))

@@ -244,6 +244,20 @@ def test_what_is_known_of_a_conversation_does_not_change_its_answers(client: Cli
     assert 0 <= warm.usage.prompt_tokens_details.cached_tokens < warm.usage.prompt_tokens
 
 
+def test_speculation_is_a_setting(tiny: Path) -> None:
+    """On by default, off where asked for; the answer is the same."""
+    bias = dict.fromkeys((40, 77, 101), 100)
+    texts = []
+    for options, drafts in (({}, True), ({"speculation": 4}, True), ({"speculation": 0}, False)):
+        with Client(tiny, threads=1, **options) as client:  # type: ignore[arg-type]
+            reply = client.chat(USER, max_tokens=100, temperature=0, logit_bias=bias)
+        texts.append(reply.text)
+        assert reply.timings is not None
+        assert 0 <= reply.timings.accepted_tokens <= reply.timings.drafted_tokens
+        assert (reply.timings.drafted_tokens > 0) is drafts
+    assert texts[0] == texts[1] == texts[2]
+
+
 # ---- plain completions -------------------------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ def test_defaults() -> None:
     settings = load_settings()
     assert (settings.model, settings.threads, settings.kv_type, settings.backend) == (DEFAULT_MODEL, None, "auto", "native")
     assert settings.openai_api_key is None
+    assert settings.speculation == 16
 
 
 def test_the_default_model_is_in_the_catalog() -> None:

@@ -619,6 +619,9 @@ BAD_REQUESTS: list[tuple[Any, dict[str, Any], str]] = [
     ([1, 2], {"stop": [3]}, "stop"),
     ([1, 2], {"context_policy": "truncate"}, "context_policy"),
     ([1, 2], {"keep": -1}, "keep"),
+    ([1, 2], {"speculation": -1}, "speculation is -1"),
+    ([1, 2], {"speculation": 17}, "speculation is 17"),
+    ([1, 2], {"speculation": "x"}, "speculation"),
 ]
 
 
@@ -675,6 +678,56 @@ def test_a_bias_that_forbids_everything(model: Model, prompt: list[int]) -> None
     everything = {"logit_bias": {i: -1e6 for i in range(512)}}
     assert len(ids_of(run(model, prompt, 3, everything))) == 3
     assert len(ids_of(run(model, prompt, 3, everything | {"temperature": 1.0}))) == 3
+
+
+# ---- speculation ----
+
+FEW = {"logit_bias": dict.fromkeys((40, 77, 101), 900.0)}  # so few tokens that the text repeats itself
+DRAFTED: list[dict[str, Any]] = [
+    FEW,
+    FEW | {"temperature": 8.0, "top_p": 0.8, "seed": 7},
+    FEW | {"temperature": 3.0, "top_k": 2, "seed": 8, "top_logprobs": 3},
+    FEW | {"repetition_penalty": 1.01, "penalty_last_n": 30},
+    FEW | {"frequency_penalty": 0.2, "presence_penalty": 0.5},
+]
+
+
+@pytest.mark.parametrize("sampling", DRAFTED, ids=lambda s: "-".join(f"{k}={v}" for k, v in s.items() if k != "logit_bias"))
+@pytest.mark.parametrize("speculation", [1, 4, 16])
+def test_drafts_change_nothing(model: Model, prompt: list[int], sampling: dict[str, Any], speculation: int) -> None:
+    """Every event is the same to the bit, and drafts were both taken and refused."""
+    plain = run(model, prompt, 150, sampling)
+    generation = model.generate(prompt, max_tokens=150, sampling=GREEDY | sampling, speculation=speculation)
+    assert list(generation) == plain
+    stats = generation.stats
+    assert stats.generated_tokens == 150 and 0 < stats.accepted_tokens <= stats.drafted_tokens
+
+
+def test_drafts_of_requests_at_once(model: Model, prompt: list[int]) -> None:
+    """With others in the batch, whether they speculate or not."""
+    requests = [(ids, n, way | FEW) for ids, n, way in mixed_requests(prompt)]
+    alone = [run(model, *request) for request in requests]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        futures = [pool.submit(run, model, *request, speculation=16 * (i % 4 != 0)) for i, request in enumerate(requests)]
+        assert [future.result() for future in futures] == alone
+
+
+@pytest.mark.parametrize("policy", ["error", "shift"])
+def test_drafts_where_the_context_ends(path: Path, prompt: list[int], policy: Any) -> None:
+    """A context that ends inside a draft ends the text, or is shifted, where it is without one."""
+    with closing(Model.load(path, threads=2, context=64)) as small:
+        for n in range(40, 48):
+            options = {"context_policy": policy, "keep": n % 9}
+            expected = run(small, prompt[:n], 150, FEW, **options)
+            generation = small.generate(prompt[:n], max_tokens=150, sampling=GREEDY | FEW, speculation=16, **options)
+            assert list(generation) == expected and generation.stats.accepted_tokens > 0
+
+
+def test_no_drafts_unless_asked_for(model: Model, prompt: list[int]) -> None:
+    """Off by default at this level."""
+    with model.generate(prompt, max_tokens=60, sampling=GREEDY | FEW) as generation:
+        assert len(list(generation)) == 60
+        assert generation.stats.drafted_tokens == generation.stats.accepted_tokens == 0
 
 
 # ---- statistics and leaks ----

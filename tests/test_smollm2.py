@@ -88,6 +88,19 @@ def test_greedy_tokens_are_the_peers(model: Model, name: str, record_property: C
     print(f"\n{name}: {n_compared} tokens compared, {len(ours)} generated")
 
 
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.7, "top_p": 0.9, "seed": 1}, {"repetition_penalty": 1.1}], ids=str)
+def test_drafts_change_nothing(model: Model, sampling: dict[str, Any], data: Path) -> None:
+    """The same events to the bit; a text that begins a second time is mostly drafted."""
+    text = (data / "text" / "workshop.txt").read_text(encoding="utf-8")[:1000]
+    again = model.tokenize(f"{text}\n\n{text[:100]}")
+    for ids in [again, *(prompt["ids"] for prompt in list(PROMPTS.values())[::5])]:
+        plain = list(model.generate(ids, max_tokens=64, sampling=sampling))
+        generation = model.generate(ids, max_tokens=64, sampling=sampling, speculation=16)
+        assert list(generation) == plain
+        if ids is again and not sampling:
+            assert generation.stats.accepted_tokens > 30
+
+
 @pytest.fixture(scope="module")
 def fed(model: Model) -> dict[str, NDArray[np.float64]]:
     """Log-probabilities [64, vocab] of each prompt's steps when the model is fed the tokens that llama.cpp chose."""

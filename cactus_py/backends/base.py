@@ -62,6 +62,8 @@ class ReplyStats:
     queue_ms: float = 0.0
     prompt_ms: float = 0.0
     decode_ms: float = 0.0
+    drafted_tokens: int = 0  # computed ahead of their turn
+    accepted_tokens: int = 0  # of them, those that were then chosen
     dropped_messages: int = 0  # left out by context_policy="shift"
 
 
@@ -115,6 +117,7 @@ class BackendOptions:
     kv_memory_bytes: int | None = None
     batch: int | None = None
     kernels: str | None = None
+    speculation: int = 0
     progress: Callable[[str, int, int | None], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 

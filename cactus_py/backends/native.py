@@ -82,7 +82,7 @@ class NativeBackend:
             with self._lock:
                 loaded = self._by_path.get(path)
             if loaded is None:
-                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path))
+                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self._options.speculation)
             with self._lock:
                 if not self._closed:
                     self._by_path[path] = loaded
@@ -180,10 +180,11 @@ class NativeBackend:
 class _LoadedModel:
     """A model, its template, and a count of those who use it: it is closed only when nobody does."""
 
-    def __init__(self, name: str, path: Path, model: Model) -> None:
+    def __init__(self, name: str, path: Path, model: Model, speculation: int) -> None:
         self.name = name
         self.path = path
         self._model = model
+        self._speculation = speculation
         self._idle = threading.Condition()
         self._n_users = 0
         self._closed = False
@@ -279,6 +280,7 @@ class _LoadedModel:
                         stop=request.stop or (),
                         context_policy=request.context_policy,
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
+                        speculation=self._speculation,
                     )
                 answers.append(_Answer(first_index + offset, generation, echo))
         except BaseException:
@@ -472,6 +474,8 @@ class _NativeReply(Reply):
             queue_ms=max((stats.queue_ms for stats in every), default=0.0),
             prompt_ms=max((stats.prompt_ms for stats in every), default=0.0),
             decode_ms=max((stats.decode_ms for stats in every), default=0.0),
+            drafted_tokens=sum(stats.drafted_tokens for stats in every),
+            accepted_tokens=sum(stats.accepted_tokens for stats in every),
             dropped_messages=sum(prompt.dropped_messages for prompt in self._prompts),
         )
 

@@ -19,6 +19,7 @@ from cactus_py.cli._talk import (
     ModelOption,
     RepetitionPenaltyOption,
     SeedOption,
+    SpeculationOption,
     SystemOption,
     TemperatureOption,
     ThreadsOption,
@@ -50,6 +51,7 @@ def command(
     seed: SeedOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
+    speculation: SpeculationOption = None,
 ) -> None:
     """Talk with a model. When the conversation outgrows the model's context, its oldest turns are forgotten."""
     from cactus_py.cli._talk import open_client
@@ -61,7 +63,7 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
-    with open_client(model, context, threads) as client:
+    with open_client(model, context, threads, speculation) as client:
         conversation = _Conversation(client, system, options)
         if sys.stdin.isatty():
             with _line_history(client):

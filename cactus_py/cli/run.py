@@ -16,6 +16,7 @@ from cactus_py.cli._talk import (
     ModelOption,
     RepetitionPenaltyOption,
     SeedOption,
+    SpeculationOption,
     SystemOption,
     TemperatureOption,
     ThreadsOption,
@@ -36,6 +37,7 @@ def command(
     seed: SeedOption = None,
     context: ContextOption = None,
     threads: ThreadsOption = None,
+    speculation: SpeculationOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON when it is finished.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Then say on standard error what it cost.")] = False,
 ) -> None:
@@ -57,7 +59,7 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
-    with open_client(model, context, threads) as client:
+    with open_client(model, context, threads, speculation) as client:
         if as_json:
             reply = client.chat(prompt, **options)
             print(reply.model_dump_json(indent=2))

@@ -152,3 +152,7 @@ class Timings(ResponseModel):
     decode_ms: float = 0.0
     prompt_tok_s: float | None = None
     decode_tok_s: float | None = None
+    drafted_tokens: int = 0
+    """computed ahead of their turn because the text seemed to repeat itself; all choices together"""
+    accepted_tokens: int = 0
+    """of them, those that were then chosen: each saved a step"""

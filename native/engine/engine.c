@@ -2,7 +2,10 @@
  * its prompt, all go through the decoder as one batch, and each finished row becomes a token. Requests join and leave at any step.
  *
  * Memory for keys and values is taken page by page. When none is left the youngest request gives its pages back and waits; its
- * tokens are read again later. The results stay the same: a token's computation does not depend on how it was batched. */
+ * tokens are read again later. The results stay the same: a token's computation does not depend on how it was batched.
+ *
+ * For the same reason tokens may be computed before they are chosen: a request that speculates appends drafted tokens to its own, and
+ * its sampler is asked row by row as long as it chooses what was drafted. Keys and values of the others are overwritten later. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +22,7 @@ enum {
     MIN_DEFAULT_KV_TOKENS = 4096,
     LOGPROB_ROWS = 128
 };
+_Static_assert((int)CT_MAX_DRAFT_ROWS <= (int)MAX_RUNNING, "the rows of a step with drafts all have scores");
 
 /* Work for the scheduler's thread between two steps: scores of a whole sequence. */
 typedef struct score_job {
@@ -56,7 +60,7 @@ struct cactus_engine {
     int32_t *batch_tokens; /* [n_batch] */
     ct_run runs[MAX_RUNNING];
     uint32_t outputs[MAX_RUNNING];
-    cactus_request *output_of[MAX_RUNNING];
+    cactus_request *choosers[MAX_RUNNING]; /* requests with outputs */
     uint32_t *all_rows;    /* [n_batch] 0, 1, 2, … */
     int32_t *end_ids;      /* [n_end] */
     size_t n_end;
@@ -98,11 +102,12 @@ static void shift(cactus_engine *e, cactus_request *r, size_t room_quarters)
     if (rest == 0) rest = 1;
     memmove(r->tokens + keep, r->tokens + r->n_tokens - rest, rest * sizeof *r->tokens);
     r->n_tokens = keep + rest;
+    if (r->speculation > 0) ct_lookup_reset(&r->lookup);
     give_pages(e, r);
 }
 
 /* Takes one token into the sequence and tells the consumer. True while the request goes on. */
-static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice)
+static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice, bool drafted)
 {
     double now = ct_now_ms();
     cactus_finish why = CACTUS_FINISH_NONE;
@@ -114,6 +119,7 @@ static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice)
     r->n_generated++;
     pthread_mutex_lock(&r->mutex);
     r->stats.n_generated = r->n_generated;
+    r->stats.n_accepted += drafted;
     r->stats.prompt_ms = r->first_token_ms - r->started_ms;
     r->stats.decode_ms = now - r->first_token_ms;
     pthread_mutex_unlock(&r->mutex);
@@ -236,47 +242,93 @@ static void plan_chunks(cactus_engine *e)
         while (i < e->n_running && !take_pages(e, e->running[i], e->running[i]->n_computed + e->running[i]->chunk)) preempt_youngest(e);
 }
 
+/* Appends drafts to the steps that few rows share: there a row more costs little beside reading the weights. */
+static void plan_drafts(cactus_engine *e)
+{
+    size_t n_rows = 0, max_rows = ct_min_size(CT_MAX_DRAFT_ROWS, e->n_batch);
+    for (int32_t i = 0; i < e->n_running; i++) {
+        n_rows += e->running[i]->chunk;
+        e->running[i]->n_draft = 0;
+    }
+    for (int32_t i = 0; i < e->n_running && n_rows < max_rows; i++) {
+        cactus_request *r = e->running[i];
+        if (r->speculation == 0 || r->chunk != 1 || r->n_computed + 1 != r->n_tokens) continue;
+        size_t most = ct_min_size(r->speculation, e->n_context - r->n_tokens);
+        if (r->max_tokens > 0) most = ct_min_size(most, (size_t)(r->max_tokens - r->n_generated) - 1);
+        size_t n = ct_lookup_draft(&r->lookup, r->tokens, r->n_tokens, n_rows, ct_min_size(most, max_rows - n_rows), r->draft);
+        while (r->n_draft < n && !ct_tokenizer_is_end(e->model->tokenizer, r->draft[r->n_draft])) r->n_draft++; /* nothing follows an end */
+        if (!take_pages(e, r, r->n_tokens + r->n_draft)) r->n_draft = r->n_pages * CT_PAGE_TOKENS - r->n_tokens; /* no page was left */
+        n_rows += r->n_draft;
+    }
+}
+
+/* The choices of one request, in order: each row counts only if the ones before chose what had been drafted. */
 static void choose_tile(void *ctx, size_t tile, int thread)
 {
     cactus_engine *e = ctx;
-    cactus_request *r = e->output_of[tile];
+    cactus_request *r = e->choosers[tile];
     (void)thread;
-    e->chosen[tile] = ct_sampler_choose(r->sampler, ct_decoder_exec(e->decoder)->k, e->logits + tile * e->model->config.n_vocab, r->tokens,
-                                        r->n_tokens, &e->choices[tile]);
+    for (r->n_choices = 0; r->n_choices <= r->n_draft;) {
+        size_t i = r->n_choices++, row = r->first_output + i;
+        e->chosen[row] = ct_sampler_choose(r->sampler, ct_decoder_exec(e->decoder)->k, e->logits + row * e->model->config.n_vocab, r->tokens,
+                                           r->n_tokens + i, &e->choices[row]);
+        if (!e->chosen[row] || i == r->n_draft || e->choices[row].id != r->draft[i]) break;
+        r->tokens[r->n_tokens + i] = r->draft[i]; /* for the penalties of the next row; accept puts it there again */
+    }
+}
+
+/* Hands the choices of a step to a request. True while the request goes on. */
+static bool take_choices(cactus_engine *e, cactus_request *r)
+{
+    if (r->n_draft > 0) {
+        pthread_mutex_lock(&r->mutex);
+        r->stats.n_drafted += (int32_t)r->n_draft;
+        pthread_mutex_unlock(&r->mutex);
+    }
+    for (size_t i = 0; i < r->n_choices && (i == 0 || !atomic_load(&r->cancelled)); i++) {
+        size_t row = r->first_output + i;
+        if (!e->chosen[row]) {
+            cactus_error error;
+            ct_fail(&error, CACTUS_ERROR_FORMAT, "the model produced no finite score; its weights may be damaged, or logit_bias forbids every token");
+            finish(e, r, &error);
+            return false;
+        }
+        if (!accept(e, r, &e->choices[row], i < r->n_draft && e->choices[row].id == r->draft[i])) return false;
+    }
+    if (r->n_draft > 0 && r->n_computed > 0) { /* what was refused leaves no trace; a shift has given everything back */
+        r->n_computed = ct_min_size(r->n_computed, r->n_tokens - 1);
+        while (r->n_pages * CT_PAGE_TOKENS >= r->n_computed + CT_PAGE_TOKENS) ct_kv_give(&e->kv, r->pages[--r->n_pages]);
+    }
+    return true;
 }
 
 static void step(cactus_engine *e)
 {
     update_running(e);
     plan_chunks(e);
+    plan_drafts(e);
+    size_t n_choosers = 0;
     ct_batch batch = {.tokens = e->batch_tokens, .runs = e->runs, .outputs = e->outputs};
     for (int32_t i = 0; i < e->n_running; i++) {
         cactus_request *r = e->running[i];
         if (r->chunk == 0) continue;
         memcpy(e->batch_tokens + batch.n_tok, r->tokens + r->n_computed, r->chunk * sizeof *r->tokens);
-        e->runs[batch.n_runs++] = (ct_run){.first = batch.n_tok, .n_tok = r->chunk, .pos = r->n_computed, .pages = r->pages};
-        batch.n_tok += r->chunk;
-        r->n_computed += r->chunk;
-        if (r->n_computed == r->n_tokens) {
-            e->output_of[batch.n_outputs] = r;
-            e->outputs[batch.n_outputs++] = (uint32_t)batch.n_tok - 1;
-        }
+        memcpy(e->batch_tokens + batch.n_tok + r->chunk, r->draft, r->n_draft * sizeof *r->draft);
+        e->runs[batch.n_runs++] = (ct_run){.first = batch.n_tok, .n_tok = r->chunk + r->n_draft, .pos = r->n_computed, .pages = r->pages};
+        batch.n_tok += r->chunk + r->n_draft;
+        r->n_computed += r->chunk + r->n_draft;
+        if (r->n_computed < r->n_tokens) continue;
+        e->choosers[n_choosers++] = r;
+        r->first_output = batch.n_outputs;
+        for (size_t row = batch.n_tok - r->n_draft - 1; row < batch.n_tok; row++) e->outputs[batch.n_outputs++] = (uint32_t)row;
     }
     if (batch.n_tok == 0) return;
     ct_decoder_forward(e->decoder, &batch, e->logits);
-    ct_pool_run(ct_decoder_exec(e->decoder)->pool, choose_tile, e, batch.n_outputs);
+    ct_pool_run(ct_decoder_exec(e->decoder)->pool, choose_tile, e, n_choosers);
 
-    for (size_t o = 0; o < batch.n_outputs; o++) {
-        cactus_request *r = e->output_of[o];
-        bool goes_on;
-        if (e->chosen[o]) goes_on = accept(e, r, &e->choices[o]);
-        else {
-            cactus_error error;
-            ct_fail(&error, CACTUS_ERROR_FORMAT, "the model produced no finite score; its weights may be damaged, or logit_bias forbids every token");
-            finish(e, r, &error);
-            goes_on = false;
-        }
-        if (goes_on) continue;
+    for (size_t o = 0; o < n_choosers; o++) {
+        cactus_request *r = e->choosers[o];
+        if (take_choices(e, r)) continue;
         int32_t i = 0;
         while (e->running[i] != r) i++;
         memmove(&e->running[i], &e->running[i + 1], (size_t)(e->n_running - i - 1) * sizeof e->running[0]);
@@ -587,6 +639,8 @@ static cactus_status check_request(const cactus_engine *e, const cactus_request_
     if (p->n_stop > 0 && p->stop == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "stop has %zu entries but no array", p->n_stop);
     if (p->context_policy != CACTUS_CONTEXT_ERROR && p->context_policy != CACTUS_CONTEXT_SHIFT)
         return ct_fail(err, CACTUS_ERROR_ARGUMENT, "context_policy %d is unknown", p->context_policy);
+    if (p->speculation < 0 || p->speculation > CT_MAX_DRAFT)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "speculation is %d; it must lie between 0 (off) and %d", p->speculation, CT_MAX_DRAFT);
     if (p->n_keep < 0) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "n_keep is %d; it must be at least 0", p->n_keep);
     if (p->context_policy == CACTUS_CONTEXT_SHIFT && (size_t)p->n_keep >= e->n_context)
         return ct_fail(err, CACTUS_ERROR_ARGUMENT, "n_keep is %d; it must leave room in the context of %zu", p->n_keep, e->n_context);
@@ -608,6 +662,9 @@ static cactus_status init_request(cactus_engine *e, cactus_request *r, const cac
     r->tokens = ct_alloc(r->tokens_capacity, sizeof *r->tokens);
     r->pages = ct_alloc(e->n_context / CT_PAGE_TOKENS + 1, sizeof *r->pages);
     if (r->tokens == NULL || r->pages == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for a request of %zu tokens", p->n_prompt);
+    if (p->speculation > 0 && !ct_lookup_init(&r->lookup, r->tokens_capacity))
+        return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the lookup of a request of %zu tokens", p->n_prompt);
+    r->speculation = (size_t)p->speculation;
     memcpy(r->tokens, p->prompt, p->n_prompt * sizeof *r->tokens);
     r->n_tokens = p->n_prompt;
     r->max_tokens = p->max_tokens;

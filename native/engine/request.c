@@ -107,6 +107,7 @@ void ct_request_unref(cactus_request *r)
     ct_free(r->shown_text);
     ct_free(r->tokens);
     ct_free(r->pages);
+    ct_lookup_free(&r->lookup);
     ct_sampler_free(r->sampler);
     ct_text_free(&r->assembler);
     ct_free(r);

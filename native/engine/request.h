@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "engine/lookup.h"
 #include "engine/sampling.h"
 #include "engine/text.h"
 
@@ -49,7 +50,12 @@ struct cactus_request {
     uint8_t **pages;       /* [n_pages] */
     size_t n_pages;
     size_t chunk;          /* tokens computed in the current step */
+    size_t n_draft;        /* tokens computed after them that may turn out wrong */
+    int32_t draft[CT_MAX_DRAFT];
+    size_t first_output, n_choices; /* rows of scores of the current step, 1 + n_draft, and how many of them count */
     int32_t max_tokens, n_generated, context_policy;
+    size_t speculation;    /* most drafted tokens a step; 0: the lookup is not set up */
+    ct_lookup lookup;
     size_t n_keep;
     ct_sampler *sampler;
     ct_text assembler;

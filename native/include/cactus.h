@@ -250,6 +250,9 @@ typedef struct cactus_token {
  * not called any more once cactus_request_free has returned. */
 typedef int32_t (*cactus_token_callback)(void *user, const cactus_token *token);
 
+/* `speculation`: where the newest tokens occurred before in the prompt or the answer, those that followed there are drafted and computed
+ * together with the next token; the request's own sampler decides how many of them stand. Everything that is delivered is the same as
+ * without it, for drawn tokens too; only the number of steps falls. How much is drafted follows how well drafts did. */
 typedef struct cactus_request_params {
     uint32_t struct_size;
     int32_t max_tokens;            /* > 0; -1: until an end token or the context is full */
@@ -259,6 +262,7 @@ typedef struct cactus_request_params {
     size_t n_stop;
     int32_t context_policy;        /* cactus_context_policy */
     int32_t n_keep;                /* tokens at the front that a shift never drops */
+    int32_t speculation;           /* most tokens drafted per step, 0 (off) … 16 */
     cactus_sampling sampling;
     cactus_token_callback on_token; /* NULL: events are fetched with cactus_request_next */
     void *user;
@@ -269,6 +273,8 @@ typedef struct cactus_request_stats {
     int32_t n_prompt;          /* prompt tokens read: without those that a shift dropped at submission */
     int32_t n_prompt_cached;   /* of them, taken from pages that were there already; 0 as long as pages are not shared */
     int32_t n_generated;
+    int32_t n_drafted;         /* tokens computed ahead of their turn */
+    int32_t n_accepted;        /* of them, those that were then chosen */
     double queue_ms;           /* submission to the first step */
     double prompt_ms;          /* first step to the first token */
     double decode_ms;          /* first token to the last */

@@ -12,7 +12,7 @@ enum { MAX_OUT = 512 };
 
 typedef struct output {
     int32_t ids[MAX_OUT];
-    float logprobs[MAX_OUT];
+    float logprobs[MAX_OUT], entropies[MAX_OUT], margins[MAX_OUT];
     size_t n;
     char text[4 * MAX_OUT * 4];
     int32_t finish;
@@ -65,7 +65,12 @@ static void collect(cactus_request *r, output *out)
     out->text[0] = '\0';
     out->finish = 0;
     while ((out->status = cactus_request_next(r, 60000, &token, &err)) == CACTUS_OK) {
-        if (token.id >= 0 && out->n < MAX_OUT) out->ids[out->n] = token.id, out->logprobs[out->n++] = token.logprob;
+        if (token.id >= 0 && out->n < MAX_OUT) {
+            out->entropies[out->n] = token.entropy;
+            out->margins[out->n] = token.margin;
+            out->logprobs[out->n] = token.logprob;
+            out->ids[out->n++] = token.id;
+        }
         strncat(out->text, token.text == NULL ? "" : token.text, token.n_text_bytes);
         CHECK_INT(out->finish, 0); /* nothing after the last event */
         out->finish = token.finish;
@@ -86,8 +91,12 @@ static void check_same(const output *a, const output *b)
 {
     CHECK_UINT(a->n, b->n);
     for (size_t i = 0; i < a->n && i < b->n; i++)
-        if (!CHECK_INT(a->ids[i], b->ids[i]) || !CHECK_FLOAT(a->logprobs[i], b->logprobs[i])) return;
+        if (!CHECK_INT(a->ids[i], b->ids[i]) || !CHECK_FLOAT(a->logprobs[i], b->logprobs[i]) || !CHECK_FLOAT(a->entropies[i], b->entropies[i]) ||
+            !CHECK_FLOAT(a->margins[i], b->margins[i]))
+            return;
     CHECK_STR(a->text, b->text);
+    CHECK_INT(a->finish, b->finish);
+    CHECK_INT(a->status, b->status);
 }
 
 static uint32_t pages_used(cactus_engine *engine)
@@ -444,6 +453,12 @@ TEST(bad_requests)
     CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
     CHECK_CONTAINS(err.message, "n_keep is 256");
     p = params_for(good, 1, 1);
+    p.speculation = 17;
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_STR(err.message, "speculation is 17; it must lie between 0 (off) and 16");
+    p.speculation = -1;
+    CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
+    p = params_for(good, 1, 1);
     p.struct_size = 4;
     CHECK_INT(cactus_request_submit(engine, &p, &r, &err), CACTUS_ERROR_ARGUMENT);
     CHECK(r == NULL);
@@ -458,6 +473,222 @@ TEST(bad_requests)
     e = (cactus_engine_params){.struct_size = sizeof e, .kv_memory_bytes = 1};
     CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
     CHECK(engine == NULL);
+}
+
+/* ---- speculation ---- */
+
+enum { N_STYLES = 7 };
+
+/* Sampling that makes a random model repeat itself: few tokens are allowed, so that runs of three come again and drafts are right often,
+ * but not always. Style 0 is the model as it is. */
+static cactus_request_params styled(size_t style, const int32_t *prompt, size_t n, int32_t max_tokens)
+{
+    static const int32_t allowed[] = {40, 77, 101, 205, 333, 412};
+    static const float lifts[] = {900.0f, 900.0f, 900.0f, 900.0f, 900.0f, 900.0f};
+    cactus_request_params p = params_for(prompt, n, max_tokens);
+    cactus_sampling *s = &p.sampling;
+    s->seed = 5 + style;
+    if (style > 0) s->bias_ids = allowed, s->bias_values = lifts, s->n_bias = style < 4 ? 3 : 6;
+    if (style == 2 || style == 6) s->temperature = 8.0f, s->top_p = 0.8f;
+    if (style == 3) s->temperature = 3.0f;
+    if (style == 4) s->repetition_penalty = 1.01f, s->penalty_last_n = 20;
+    if (style == 5) s->presence_penalty = 0.5f, s->frequency_penalty = 0.3f;
+    if (style == 6) s->frequency_penalty = 0.1f, s->n_top_logprobs = 5;
+    return p;
+}
+
+static cactus_request_stats complete(cactus_engine *engine, cactus_request_params p, int32_t speculation, output *out)
+{
+    cactus_request_stats stats = {.struct_size = sizeof stats};
+    p.speculation = speculation;
+    cactus_request *r = submit(engine, &p);
+    collect(r, out);
+    CHECK_INT(cactus_request_get_stats(r, &stats, NULL), CACTUS_OK);
+    CHECK_UINT(stats.n_generated, out->n);
+    CHECK(stats.n_accepted <= stats.n_drafted);
+    if (speculation == 0) CHECK_INT(stats.n_drafted, 0);
+    cactus_request_free(r);
+    return stats;
+}
+
+static output plain, drafted;
+
+TEST(drafts_change_nothing)
+{
+    make_prompts();
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
+    for (size_t style = 0; style < N_STYLES; style++) {
+        int32_t n_drafted = 0, n_accepted = 0;
+        for (size_t i = 0; i < 6; i++) {
+            cactus_request_params p = styled(style, prompts[i], prompt_sizes[i], 100);
+            (void)complete(engine, p, 0, &plain);
+            cactus_request_stats stats = complete(engine, p, i % 3 == 0 ? 3 : 16, &drafted);
+            check_same(&plain, &drafted);
+            n_drafted += stats.n_drafted;
+            n_accepted += stats.n_accepted;
+        }
+        if (style > 0) CHECK_MSG(n_accepted > 0 && n_drafted > n_accepted, "style %zu: %d of %d", style, n_accepted, n_drafted);
+    }
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+TEST(drafts_end_where_requests_end)
+{
+    make_prompts();
+    int32_t n_accepted = 0;
+    cactus_engine *engine = make_engine(1, 64, 0, 0);
+    for (int32_t n = 1; n <= 40; n++) { /* max_tokens at every place of a draft */
+        (void)complete(engine, styled(1, prompts[0], 10, n), 0, &plain);
+        n_accepted += complete(engine, styled(1, prompts[0], 10, n), 16, &drafted).n_accepted;
+        check_same(&plain, &drafted);
+        CHECK_UINT(drafted.n, n);
+    }
+    for (size_t n = 1; n <= 64; n += 7) /* the context likewise, with both policies */
+        for (int32_t policy = CACTUS_CONTEXT_ERROR; policy <= CACTUS_CONTEXT_SHIFT; policy++)
+            for (size_t style = 1; style < N_STYLES; style += 2) {
+                cactus_request_params p = styled(style, prompts[2], n, policy == CACTUS_CONTEXT_SHIFT ? 150 : -1);
+                p.context_policy = policy;
+                p.n_keep = (int32_t)(n % 40);
+                (void)complete(engine, p, 0, &plain);
+                n_accepted += complete(engine, p, 16, &drafted).n_accepted;
+                check_same(&plain, &drafted);
+            }
+    CHECK(n_accepted > 300);
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+TEST(drafts_and_stop_strings)
+{
+    make_prompts();
+    int32_t n_accepted = 0;
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
+    static output whole;
+    (void)complete(engine, styled(3, prompts[1], prompt_sizes[1], 60), 0, &whole);
+    size_t n = strlen(whole.text);
+    CHECK(n > 60);
+    for (size_t at = 0; at + 13 <= n; at += 2) {
+        char stop[16] = {0};
+        memcpy(stop, whole.text + at, at % 4 == 0 ? 3 : 13);
+        const char *stops[] = {stop};
+        cactus_request_params p = styled(3, prompts[1], prompt_sizes[1], 60);
+        p.stop = stops;
+        p.n_stop = 1;
+        (void)complete(engine, p, 0, &plain);
+        n_accepted += complete(engine, p, 16, &drafted).n_accepted;
+        check_same(&plain, &drafted);
+        CHECK_INT(drafted.finish, CACTUS_FINISH_STOP);
+    }
+    CHECK(n_accepted > 0);
+    cactus_engine_free(engine);
+}
+
+/* An end token that is drafted ends the text like any other. */
+TEST(drafts_and_end_tokens)
+{
+    static const int32_t allowed[] = {40, 1};
+    static const float lifts[] = {900.0f, 900.0f};
+    static const int32_t prompt[] = {40, 40, 40, 40, 1, 40, 40, 40, 40, 1, 40, 40, 40, 40};
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
+    size_t n_ends = 0;
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        cactus_request_params p = params_for(prompt, 14, 50);
+        p.sampling.ignore_eos = 0;
+        p.sampling.temperature = 20.0f;
+        p.sampling.seed = seed;
+        p.sampling.bias_ids = allowed, p.sampling.bias_values = lifts, p.sampling.n_bias = 2;
+        (void)complete(engine, p, 0, &plain);
+        (void)complete(engine, p, 16, &drafted);
+        check_same(&plain, &drafted);
+        n_ends += drafted.finish == CACTUS_FINISH_STOP;
+    }
+    CHECK(n_ends > 10);
+    cactus_engine_free(engine);
+}
+
+/* Twelve requests of all styles at once, with room and without, with any number of rows to a step. */
+TEST(drafts_of_many_requests)
+{
+    static output expected[12];
+    static const int32_t batches[] = {0, 1, 2, 13, 33};
+    cactus_engine_info info = {.struct_size = sizeof info};
+    make_prompts();
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
+    for (size_t i = 0; i < 12; i++) (void)complete(engine, styled(i % N_STYLES, prompts[i], prompt_sizes[i], 40), 0, &expected[i]);
+    cactus_engine_free(engine);
+    for (size_t scarce = 0; scarce < 2; scarce++)
+        for (size_t b = 0; b < 5; b++) {
+            int32_t n_drafted = 0;
+            engine = make_engine(2, 128, scarce ? 6 * info.kv_page_bytes : 0, batches[b]);
+            cactus_request *requests[12];
+            for (size_t i = 0; i < 12; i++) {
+                cactus_request_params p = styled(i % N_STYLES, prompts[i], prompt_sizes[i], 40);
+                p.speculation = i == 7 ? 0 : 16;
+                requests[i] = submit(engine, &p);
+            }
+            float *logits = malloc(128 * 512 * sizeof *logits);
+            CHECK_INT(cactus_engine_logits(engine, prompts[0], prompt_sizes[0], 0, logits, NULL), CACTUS_OK);
+            free(logits);
+            for (size_t i = 0; i < 12; i++) {
+                cactus_request_stats stats = {.struct_size = sizeof stats};
+                collect(requests[i], &together[i]);
+                CHECK_INT(cactus_request_get_stats(requests[i], &stats, NULL), CACTUS_OK);
+                n_drafted += stats.n_drafted;
+                cactus_request_free(requests[i]);
+                check_same(&expected[i], &together[i]);
+            }
+            if (batches[b] == 1) CHECK_INT(n_drafted, 0); /* no row to spare */
+            else if (batches[b] != 2) CHECK(n_drafted > 0);
+            CHECK_UINT(pages_used(engine), 0);
+            cactus_engine_free(engine);
+        }
+}
+
+typedef struct quota {
+    atomic_int n, most;
+} quota;
+
+static int32_t count_up_to(void *user, const cactus_token *token)
+{
+    quota *q = user;
+    if (token->id >= 0) atomic_fetch_add(&q->n, 1);
+    return atomic_load(&q->n) >= atomic_load(&q->most);
+}
+
+TEST(cancelled_inside_a_draft)
+{
+    cactus_token token;
+    output out;
+    make_prompts();
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    for (int most = 1; most <= 60; most++) { /* by the callback: not a token more */
+        quota q = {0, most};
+        cactus_request_params p = styled(1, prompts[0], prompt_sizes[0], 100);
+        p.on_token = count_up_to;
+        p.user = &q;
+        p.speculation = 16;
+        cactus_request *r = submit(engine, &p);
+        CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_ERROR_FINISHED);
+        CHECK_INT(atomic_load(&q.n), most);
+        cactus_request_free(r);
+    }
+    for (int i = 0; i < 20; i++) { /* from outside, at any time */
+        cactus_request_params p = styled(1, prompts[0], prompt_sizes[0], -1);
+        p.context_policy = CACTUS_CONTEXT_SHIFT;
+        p.speculation = 16;
+        cactus_request *r = submit(engine, &p);
+        for (int j = 0; j < 10 * i; j++) CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_OK);
+        if (i % 2 == 0) {
+            cactus_request_cancel(r);
+            collect(r, &out);
+            CHECK_INT(out.finish, CACTUS_FINISH_CANCELLED);
+        }
+        cactus_request_free(r);
+    }
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
 }
 
 typedef struct client {
