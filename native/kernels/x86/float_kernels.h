@@ -470,15 +470,22 @@ static ALWAYS_INLINE void value_tail(const value_query *query, page_part v, size
     v_store_n(query->o + c, acc, n);
 }
 
+/* All whole vectors of n_q > 1 queries, which share the conversion of each value. */
+static ALWAYS_INLINE void value_group(const value_query *queries, page_part v, size_t d_v, const size_t n_q, const page_type type)
+{
+    size_t c = 0;
+    for (; c + 16 * VALUE_CHUNK <= d_v; c += 16 * VALUE_CHUNK) value_tile(queries, v, d_v, c, n_q, VALUE_CHUNK, type);
+    for (; c + 16 <= d_v; c += 16) value_tile(queries, v, d_v, c, n_q, 1, type);
+}
+
 static ALWAYS_INLINE void values(const value_query *queries, size_t n_q, page_part v, size_t d_v, const page_type type)
 {
     size_t i = 0;
-    for (; i + VALUE_QUERIES <= n_q; i += VALUE_QUERIES) {
-        size_t c = 0;
-        for (; c + 16 * VALUE_CHUNK <= d_v; c += 16 * VALUE_CHUNK)
-            value_tile(queries + i, v, d_v, c, VALUE_QUERIES, VALUE_CHUNK, type);
-        for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, VALUE_QUERIES, 1, type);
-    }
+    for (; i + VALUE_QUERIES <= n_q; i += VALUE_QUERIES) value_group(queries + i, v, d_v, VALUE_QUERIES, type);
+#if defined(__AVX512F__)
+    if (n_q - i == 3) value_group(queries + i, v, d_v, 3, type), i += 3;
+    if (n_q - i == 2) value_group(queries + i, v, d_v, 2, type), i += 2;
+#endif
     for (; i < n_q; i++) {
         size_t c = 0;
         for (; c + 16 * VALUE_CHUNK_ONE <= d_v; c += 16 * VALUE_CHUNK_ONE)
