@@ -151,6 +151,10 @@ static void attend_range(const attend_job *j, const ct_run *run, size_t kv_head,
             int32_t hi = pos + 1 > page_pos ? (int32_t)ct_min_size(pos + 1 - page_pos, CT_PAGE_TOKENS) : 0;
             for (size_t h = 0; h < n_heads; h++) begin[t * n_heads + h] = lo, end[t * n_heads + h] = hi;
         }
+        if (p < last_pos / CT_PAGE_TOKENS) { /* pages lie apart: the hardware does not guess the next one */
+            const uint8_t *next = head_page(kv, run->pages[p + 1], j->layer, kv_head);
+            for (size_t b = 0; b < kv->head_bytes; b += 64) __builtin_prefetch(next + b, 0, 2);
+        }
         const uint8_t *at = head_page(kv, run->pages[p], j->layer, kv_head);
         if (kv->type == CT_KV_I8) {
             const int8_t *kt = (const int8_t *)at, *v = kt + CT_PAGE_TOKENS * kv->d_k;
