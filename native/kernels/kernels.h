@@ -49,9 +49,9 @@ typedef struct ct_attn_tile {
 /* A page of 8-bit keys and values. Element = (float)code * scale of its token and block, one rounding. */
 typedef struct ct_page_i8 {
     const int8_t *kt;     /* [d_k, 32] codes of the keys, transposed */
-    const float *k_scale; /* [n_blocks(d_k), 32]: of element d of key j in [d / 32][j] */
+    const float *k_scale; /* [ct_kv_blocks(d_k), 32]: of element d of key j in [d / 32][j] */
     const int8_t *v;      /* [32, d_v] codes of the values */
-    const float *v_scale; /* [32, n_blocks(d_v)]: of element c of value j in [j][c / 32] */
+    const float *v_scale; /* [32, ct_kv_blocks(d_v)]: of element c of value j in [j][c / 32] */
 } ct_page_i8;
 
 static inline size_t ct_kv_blocks(size_t d) { return (d + CT_KV_BLOCK - 1) / CT_KV_BLOCK; }
