@@ -106,7 +106,7 @@ class ClientOptions(TypedDict, total=False):
 
     threads: int | None
     context: int | None
-    kv_type: Literal["auto", "f16", "f32"] | None
+    kv_type: Literal["auto", "f16", "f32", "i8"] | None
     kernels: str | None
     speculation: int | None
     backend: str | None

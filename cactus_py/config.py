@@ -51,8 +51,8 @@ class Settings(BaseSettings):
     """Threads of the engine; None: the CPUs this process may use."""
     context: Annotated[int, Field(ge=1)] | None = None
     """Longest sequence in tokens; None: what the model was trained for."""
-    kv_type: Literal["auto", "f16", "f32"] = "auto"
-    """How keys and values are kept."""
+    kv_type: Literal["auto", "f16", "f32", "i8"] = "auto"
+    """How keys and values are kept; auto: f16, or f32 for float weights; i8: 8 bits, about half of f16."""
     kernels: Annotated[str, Field(min_length=1)] | None = None
     """Name of a kernel set; None: the best for this CPU."""
     speculation: Annotated[int, Field(ge=0, le=16)] = 16

@@ -58,13 +58,14 @@ def test_environment_variables_by_their_names(monkeypatch: pytest.MonkeyPatch) -
     for name, value in {
         "CACTUS_PY_MODEL": "m",
         "CACTUS_PY_KERNELS": "scalar",
+        "CACTUS_PY_KV_TYPE": "i8",
         "CACTUS_PY_CLOUD_MODEL": "big",
         "OPENAI_API_KEY": "sk-secret",
         "OPENAI_BASE_URL": "http://localhost:1/v1",
     }.items():
         monkeypatch.setenv(name, value)
     settings = load_settings()
-    assert (settings.model, settings.kernels, settings.cloud_model) == ("m", "scalar", "big")
+    assert (settings.model, settings.kernels, settings.kv_type, settings.cloud_model) == ("m", "scalar", "i8", "big")
     assert settings.openai_base_url == "http://localhost:1/v1"
     assert settings.openai_api_key is not None
     assert settings.openai_api_key.get_secret_value() == "sk-secret"
@@ -83,7 +84,7 @@ def test_an_empty_variable_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ("CACTUS_PY_THREADS", "many", "CACTUS_PY_THREADS is wrong"),
         ("CACTUS_PY_THREADS", "0", "greater than or equal to 1"),
-        ("CACTUS_PY_KV_TYPE", "f64", "'auto', 'f16' or 'f32'"),
+        ("CACTUS_PY_KV_TYPE", "f64", "'auto', 'f16', 'f32' or 'i8'"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, value: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:

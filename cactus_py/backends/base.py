@@ -113,7 +113,7 @@ class BackendOptions:
     home: str | os.PathLike[str] | None = None
     threads: int | None = None
     context: int | None = None
-    kv_type: Literal["auto", "f16", "f32"] = "auto"
+    kv_type: Literal["auto", "f16", "f32", "i8"] = "auto"
     kv_memory_bytes: int | None = None
     batch: int | None = None
     kernels: str | None = None

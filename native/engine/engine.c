@@ -40,7 +40,7 @@ struct cactus_engine {
     ct_decoder *decoder;
     ct_kv_pool kv;
     size_t n_context, n_batch;
-    bool kv_f32;
+    cactus_kv_type kv_type; /* not AUTO */
     pthread_t thread;
 
     pthread_mutex_t mutex; /* guards what follows, down to the scheduler's own */
@@ -484,7 +484,7 @@ static cactus_status check_params(const cactus_engine_params *p, cactus_error *e
     if (p->n_threads < 0 || p->n_threads > 256) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "threads is %d; it must lie between 1 and 256 (0: all CPUs)", p->n_threads);
     if (p->n_context < 0) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "context is %d; it must be positive (0: the model's)", p->n_context);
     if (p->n_batch < 0 || p->n_batch > MAX_BATCH) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "batch is %d; it must lie between 1 and %d (0: %d)", p->n_batch, MAX_BATCH, DEFAULT_BATCH);
-    if (p->kv_type < CACTUS_KV_AUTO || p->kv_type > CACTUS_KV_F32) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "kv_type %d is unknown", p->kv_type);
+    if (p->kv_type < CACTUS_KV_AUTO || p->kv_type > CACTUS_KV_I8) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "kv_type %d is unknown", p->kv_type);
     return CACTUS_OK;
 }
 
@@ -526,9 +526,10 @@ static cactus_status size_kv(cactus_engine *e, const cactus_engine_params *p, ca
 
 static cactus_status build(cactus_engine *e, const cactus_engine_params *p, cactus_error *err)
 {
-    e->kv_f32 = p->kv_type == CACTUS_KV_F32 || (p->kv_type == CACTUS_KV_AUTO && e->model->all_float);
+    static const ct_kv_type layouts[] = {[CACTUS_KV_F16] = CT_KV_F16, [CACTUS_KV_F32] = CT_KV_F32, [CACTUS_KV_I8] = CT_KV_I8};
+    e->kv_type = p->kv_type != CACTUS_KV_AUTO ? (cactus_kv_type)p->kv_type : e->model->all_float ? CACTUS_KV_F32 : CACTUS_KV_F16;
     e->n_batch = p->n_batch > 0 ? (size_t)p->n_batch : DEFAULT_BATCH;
-    cactus_status status = ct_decoder_create(e->model, p->kernels, p->n_threads, e->n_batch, e->kv_f32, &e->decoder, err);
+    cactus_status status = ct_decoder_create(e->model, p->kernels, p->n_threads, e->n_batch, layouts[e->kv_type], &e->decoder, err);
     if (status != CACTUS_OK) return status;
     if ((status = size_kv(e, p, err)) != CACTUS_OK) return status;
     if ((status = find_end_tokens(e, err)) != CACTUS_OK) return status;
@@ -605,7 +606,7 @@ cactus_status cactus_engine_get_info(cactus_engine *e, cactus_engine_info *info,
         .n_threads = ct_pool_threads(exec->pool),
         .n_context = (int32_t)e->n_context,
         .n_batch = (int32_t)e->n_batch,
-        .kv_type = e->kv_f32 ? CACTUS_KV_F32 : CACTUS_KV_F16,
+        .kv_type = e->kv_type,
         .n_running = e->n_running,
         .n_waiting = e->n_waiting,
         .n_kv_pages = e->kv.n_pages,

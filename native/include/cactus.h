@@ -155,7 +155,8 @@ typedef struct cactus_engine cactus_engine;
 typedef enum cactus_kv_type {
     CACTUS_KV_AUTO = 0, /* f16; f32 for models whose weights are F32, F16 or BF16 */
     CACTUS_KV_F16 = 1,
-    CACTUS_KV_F32 = 2
+    CACTUS_KV_F32 = 2,
+    CACTUS_KV_I8 = 3    /* 8-bit codes, a float32 scale for each 32 elements of a head: 9/16 of f16's memory for heads of 32, 64, … */
 } cactus_kv_type;
 
 typedef struct cactus_engine_params {
@@ -173,7 +174,7 @@ typedef struct cactus_engine_info {
     int32_t n_threads;
     int32_t n_context;
     int32_t n_batch;
-    int32_t kv_type;            /* CACTUS_KV_F16 or CACTUS_KV_F32 */
+    int32_t kv_type;            /* CACTUS_KV_F16, CACTUS_KV_F32 or CACTUS_KV_I8 */
     int32_t n_running;          /* requests being computed */
     int32_t n_waiting;          /* requests not started yet */
     uint32_t n_kv_pages;        /* pages there may be */

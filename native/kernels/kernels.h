@@ -26,6 +26,7 @@
 
 enum {
     CT_ACT_BLOCK = 32,   /* elements that share one scale in quantised activations */
+    CT_KV_BLOCK = 32,    /* elements of a head that share one scale in 8-bit keys and values; a head's last block may be shorter */
     CT_PAGE_TOKENS = 32, /* tokens in a page of keys and values */
     CT_MAX_QUERIES = 64  /* queries in an attention tile */
 };
@@ -44,6 +45,16 @@ typedef struct ct_attn_tile {
     float *o;           /* [n_q, d_v] running weighted sum of values */
     float *scratch;     /* [32*d_k + 32*d_v + 32*n_q] floats, contents irrelevant before and after */
 } ct_attn_tile;
+
+/* A page of 8-bit keys and values. Element = (float)code * scale of its token and block, one rounding. */
+typedef struct ct_page_i8 {
+    const int8_t *kt;     /* [d_k, 32] codes of the keys, transposed */
+    const float *k_scale; /* [ct_kv_blocks(d_k), 32]: of element d of key j in [d / 32][j] */
+    const int8_t *v;      /* [32, d_v] codes of the values */
+    const float *v_scale; /* [32, ct_kv_blocks(d_v)]: of element c of value j in [j][c / 32] */
+} ct_page_i8;
+
+static inline size_t ct_kv_blocks(size_t d) { return (d + CT_KV_BLOCK - 1) / CT_KV_BLOCK; }
 
 typedef struct ct_kernels {
     const char *name;
@@ -94,6 +105,10 @@ typedef struct ct_kernels {
     void (*bf16_to_f32)(float *y, const uint16_t *x, size_t n);
     void (*f32_to_f16)(uint16_t *y, const float *x, size_t n); /* nearest even; too large: infinity */
 
+    /* One row of keys or values to 8 bits: codes[n] and scales[ct_kv_blocks(n)], each block of 32 (or what is left) by
+     * quantize_act's rule: scale is its a, codes its q. */
+    void (*quantize_kv)(int8_t *codes, float *scales, const float *x, size_t n);
+
     /* ---- element-wise and reductions ----
      * exp(x) is: 0 if x < -87; x = min(x, 88); t = fma(x, 0x1.715476p+0f, 12582912.0f); n = t - 12582912.0f;
      *   r = fma(n, -0x1.62e4p-1f, x); r = fma(n, -0x1.7f7d1cp-20f, r);
@@ -121,6 +136,7 @@ typedef struct ct_kernels {
      * Columns that no query sees hold anything, NaN included, and must not leak into the result. */
     void (*attend_f16)(const ct_attn_tile *tile, const uint16_t *kt, const uint16_t *v);
     void (*attend_f32)(const ct_attn_tile *tile, const float *kt, const float *v);
+    void (*attend_i8)(const ct_attn_tile *tile, const ct_page_i8 *page); /* over the float32 elements that the codes stand for */
 } ct_kernels;
 
 /* The set by name, or the best one for name == NULL. NULL when the CPU (or this build) does not have it. */

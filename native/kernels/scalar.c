@@ -138,6 +138,21 @@ static void f32_to_f16(uint16_t *y, const float *x, size_t n)
     for (size_t i = 0; i < n; i++) y[i] = ct_f32_to_f16(x[i]);
 }
 
+static void quantize_kv(int8_t *codes, float *scales, const float *x, size_t n)
+{
+    for (size_t b = 0; b < n; b += CT_KV_BLOCK) {
+        size_t end = n - b < CT_KV_BLOCK ? n : b + CT_KV_BLOCK;
+        float amax = 0.0f;
+        for (size_t k = b; k < end; k++) amax = fmaxf(amax, fabsf(x[k]));
+        float scale = amax < 1e-30f ? 0.0f : amax / 127.0f, inv = scale > 0.0f ? 1.0f / scale : 0.0f;
+        for (size_t k = b; k < end; k++) {
+            float scaled = x[k] * inv;
+            codes[k] = scaled >= -127.5f && scaled <= 127.5f ? (int8_t)lrintf(scaled) : 0;
+        }
+        *scales++ = scale;
+    }
+}
+
 /* ---- element-wise and reductions ----------------------------------------------------------------------------------- */
 
 static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps)
@@ -221,6 +236,19 @@ static void attend_f16(const ct_attn_tile *tile, const uint16_t *kt, const uint1
     attend_f32(tile, kt32, v32);
 }
 
+static void attend_i8(const ct_attn_tile *tile, const ct_page_i8 *page)
+{
+    const size_t d_k = tile->d_k, d_v = tile->d_v;
+    float *kt32 = tile->scratch, *v32 = kt32 + CT_PAGE_TOKENS * d_k;
+    for (size_t d = 0; d < d_k; d++)
+        for (size_t j = 0; j < CT_PAGE_TOKENS; j++)
+            kt32[d * CT_PAGE_TOKENS + j] = (float)page->kt[d * CT_PAGE_TOKENS + j] * page->k_scale[d / CT_KV_BLOCK * CT_PAGE_TOKENS + j];
+    for (size_t j = 0; j < CT_PAGE_TOKENS; j++)
+        for (size_t c = 0; c < d_v; c++)
+            v32[j * d_v + c] = (float)page->v[j * d_v + c] * page->v_scale[j * ct_kv_blocks(d_v) + c / CT_KV_BLOCK];
+    attend_f32(tile, kt32, v32);
+}
+
 void ct_kernels_init_scalar(ct_kernels *k)
 {
     *k = (ct_kernels){
@@ -235,6 +263,7 @@ void ct_kernels_init_scalar(ct_kernels *k)
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,
         .f32_to_f16 = f32_to_f16,
+        .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
         .add = add,
@@ -243,6 +272,7 @@ void ct_kernels_init_scalar(ct_kernels *k)
         .softmax_stats = softmax_stats,
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
+        .attend_i8 = attend_i8,
     };
     k->matvec[CT_F32] = matvec_f32;
 }

@@ -35,7 +35,7 @@ static void *take(ct_decoder *d, size_t count, size_t elem_bytes, bool *ok)
     return p;
 }
 
-cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, bool kv_f32,
+cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, ct_kv_type kv_type,
                                 ct_decoder **out, cactus_error *err)
 {
     const ct_config *c = &model->config;
@@ -48,7 +48,7 @@ cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, 
     d->model = model;
     d->max_batch = max_batch;
     cactus_status status = ct_exec_create(&d->exec, kernels, n_threads, widest, c->d_k > c->d_v ? c->d_k : c->d_v, err);
-    if (status == CACTUS_OK && !ct_kv_layout_init(&d->kv, kv_f32, c->n_layers, c->n_kv_heads, c->d_k, c->d_v))
+    if (status == CACTUS_OK && !ct_kv_layout_init(&d->kv, kv_type, c->n_layers, c->n_kv_heads, c->d_k, c->d_v))
         status = ct_fail(err, CACTUS_ERROR_MEMORY, "a page of keys and values of this model overflows");
     if (status != CACTUS_OK) {
         ct_decoder_free(d);

@@ -17,7 +17,7 @@ typedef struct ct_batch {
 } ct_batch;
 
 /* Buffers for at most max_batch tokens a step. Errors as ct_exec_create. */
-cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, bool kv_f32,
+cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, ct_kv_type kv_type,
                                 ct_decoder **out, cactus_error *err);
 void ct_decoder_free(ct_decoder *decoder);
 const ct_kv_layout *ct_decoder_kv_layout(const ct_decoder *decoder);

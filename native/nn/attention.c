@@ -11,12 +11,13 @@
 
 enum { TILE_QUERIES = 48 };
 
-bool ct_kv_layout_init(ct_kv_layout *kv, bool f32, size_t n_layers, size_t n_kv_heads, size_t d_k, size_t d_v)
+bool ct_kv_layout_init(ct_kv_layout *kv, ct_kv_type type, size_t n_layers, size_t n_kv_heads, size_t d_k, size_t d_v)
 {
-    *kv = (ct_kv_layout){.f32 = f32, .n_layers = n_layers, .n_kv_heads = n_kv_heads, .d_k = d_k, .d_v = d_v};
-    size_t elem_bytes = f32 ? sizeof(float) : sizeof(uint16_t), heads;
-    return ct_mul_ok(CT_PAGE_TOKENS * elem_bytes, d_k + d_v, &kv->head_bytes) && ct_mul_ok(n_layers, n_kv_heads, &heads)
-        && ct_mul_ok(kv->head_bytes, heads, &kv->page_bytes);
+    *kv = (ct_kv_layout){.type = type, .n_layers = n_layers, .n_kv_heads = n_kv_heads, .d_k = d_k, .d_v = d_v};
+    size_t elem_bytes = type == CT_KV_F32 ? sizeof(float) : type == CT_KV_F16 ? sizeof(uint16_t) : sizeof(int8_t), elems, heads;
+    size_t scale_bytes = type == CT_KV_I8 ? CT_PAGE_TOKENS * (ct_kv_blocks(d_k) + ct_kv_blocks(d_v)) * sizeof(float) : 0;
+    return ct_mul_ok(CT_PAGE_TOKENS * elem_bytes, d_k + d_v, &elems) && ct_add_ok(elems, scale_bytes, &kv->head_bytes)
+        && ct_mul_ok(n_layers, n_kv_heads, &heads) && ct_mul_ok(kv->head_bytes, heads, &kv->page_bytes);
 }
 
 static uint8_t *head_page(const ct_kv_layout *kv, uint8_t *page, size_t layer, size_t head)
@@ -40,7 +41,18 @@ static void store_head(const store_job *j, uint8_t *page, size_t head, size_t sl
 {
     const ct_kv_layout *kv = j->kv;
     uint8_t *at = head_page(kv, page, j->layer, head);
-    if (kv->f32) {
+    if (kv->type == CT_KV_I8) {
+        int8_t codes[64], *kt = (int8_t *)at, *vs = kt + CT_PAGE_TOKENS * kv->d_k;
+        float scales[64 / CT_KV_BLOCK], *k_scale = (float *)(void *)(vs + CT_PAGE_TOKENS * kv->d_v);
+        float *v_scale = k_scale + CT_PAGE_TOKENS * ct_kv_blocks(kv->d_k);
+        for (size_t d = 0; d < kv->d_k; d += 64) {
+            size_t n = ct_min_size(64, kv->d_k - d);
+            j->exec->k->quantize_kv(codes, scales, k + d, n);
+            for (size_t i = 0; i < n; i++) kt[(d + i) * CT_PAGE_TOKENS + slot] = codes[i];
+            for (size_t b = 0; b < ct_kv_blocks(n); b++) k_scale[(d / CT_KV_BLOCK + b) * CT_PAGE_TOKENS + slot] = scales[b];
+        }
+        j->exec->k->quantize_kv(vs + slot * kv->d_v, v_scale + slot * ct_kv_blocks(kv->d_v), v, kv->d_v);
+    } else if (kv->type == CT_KV_F32) {
         float *kt = (float *)(void *)at, *vs = kt + CT_PAGE_TOKENS * kv->d_k;
         for (size_t d = 0; d < kv->d_k; d++) kt[d * CT_PAGE_TOKENS + slot] = k[d];
         memcpy(vs + slot * kv->d_v, v, kv->d_v * sizeof *v);
@@ -139,8 +151,17 @@ static void attend_range(const attend_job *j, const ct_run *run, size_t kv_head,
             int32_t hi = pos + 1 > page_pos ? (int32_t)ct_min_size(pos + 1 - page_pos, CT_PAGE_TOKENS) : 0;
             for (size_t h = 0; h < n_heads; h++) begin[t * n_heads + h] = lo, end[t * n_heads + h] = hi;
         }
+        if (p < last_pos / CT_PAGE_TOKENS) { /* pages lie apart: the hardware does not guess the next one */
+            const uint8_t *next = head_page(kv, run->pages[p + 1], j->layer, kv_head);
+            for (size_t b = 0; b < kv->head_bytes; b += 64) __builtin_prefetch(next + b, 0, 2);
+        }
         const uint8_t *at = head_page(kv, run->pages[p], j->layer, kv_head);
-        if (kv->f32) {
+        if (kv->type == CT_KV_I8) {
+            const int8_t *kt = (const int8_t *)at, *v = kt + CT_PAGE_TOKENS * kv->d_k;
+            const float *k_scale = (const float *)(const void *)(v + CT_PAGE_TOKENS * kv->d_v);
+            ct_page_i8 page = {kt, k_scale, v, k_scale + CT_PAGE_TOKENS * ct_kv_blocks(kv->d_k)};
+            j->exec->k->attend_i8(&tile, &page);
+        } else if (kv->type == CT_KV_F32) {
             const float *kt = (const float *)(const void *)at;
             j->exec->k->attend_f32(&tile, kt, kt + CT_PAGE_TOKENS * kv->d_k);
         } else {

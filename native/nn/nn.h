@@ -93,15 +93,18 @@ void ct_rope_apply(float *x, size_t n_heads, size_t d_head, size_t n_rot, ct_rop
 
 /* ---- keys, values, attention (attention.c) --------------------------------------------------------------------------- */
 
-/* Geometry of a page of keys and values: for each layer and kv head, keys transposed [d_k, 32] and then values [32, d_v]. */
+typedef enum ct_kv_type { CT_KV_F16, CT_KV_F32, CT_KV_I8 } ct_kv_type; /* how an element is kept */
+
+/* Geometry of a page of keys and values: for each layer and kv head, keys transposed [d_k, 32] and then values [32, d_v]; of
+ * CT_KV_I8 the codes of both in this order, then the scales of both (ct_page_i8). Every part starts at a multiple of 64 bytes. */
 typedef struct ct_kv_layout {
-    bool f32;          /* elements are float32, else float16 */
+    ct_kv_type type;
     size_t n_layers, n_kv_heads, d_k, d_v;
     size_t head_bytes; /* keys and values of one head of one layer */
     size_t page_bytes;
 } ct_kv_layout;
 
-bool ct_kv_layout_init(ct_kv_layout *kv, bool f32, size_t n_layers, size_t n_kv_heads, size_t d_k, size_t d_v);
+bool ct_kv_layout_init(ct_kv_layout *kv, ct_kv_type type, size_t n_layers, size_t n_kv_heads, size_t d_k, size_t d_v);
 
 /* A run of consecutive tokens of one sequence in a batch. */
 typedef struct ct_run {

@@ -200,6 +200,7 @@ static void run_quantize_act(void *ctx) { vectors *v = ctx; v->k->quantize_act(v
 static void run_rms_norm(void *ctx) { vectors *v = ctx; v->k->rms_norm(v->y, v->x, v->z, v->n, 1e-5f); }
 static void run_silu_mul(void *ctx) { vectors *v = ctx; v->k->silu_mul(v->y, v->x, v->z, v->n); }
 static void run_add(void *ctx) { vectors *v = ctx; v->k->add(v->y, v->x, v->n); }
+static void run_quantize_kv(void *ctx) { vectors *v = ctx; v->k->quantize_kv((int8_t *)v->act, v->y, v->x, v->n); }
 static void run_f32_to_f16(void *ctx) { vectors *v = ctx; v->k->f32_to_f16((uint16_t *)v->act, v->x, v->n); }
 
 static void run_max_index(void *ctx)
@@ -226,7 +227,7 @@ static void bench_vectors(const ct_kernels *k)
         size_t n;
     } rows[] = {{"quantize_act", run_quantize_act, 1536}, {"rms_norm", run_rms_norm, 576},
                 {"silu_mul", run_silu_mul, 1536},         {"add", run_add, 576},
-                {"f32_to_f16", run_f32_to_f16, 576},      {"max_index", run_max_index, 49152},
+                {"f32_to_f16", run_f32_to_f16, 576},      {"quantize_kv", run_quantize_kv, 64},     {"max_index", run_max_index, 49152},
                 {"softmax_stats", run_softmax_stats, 49152}};
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
         if (!selected(rows[i].name)) continue;
@@ -249,12 +250,19 @@ typedef struct attention {
     const ct_kernels *k;
     ct_attn_tile tile;
     const uint16_t *kt, *v;
+    ct_page_i8 page;
 } attention;
 
 static void run_attend(void *ctx)
 {
     const attention *a = ctx;
     a->k->attend_f16(&a->tile, a->kt, a->v);
+}
+
+static void run_attend_i8(void *ctx)
+{
+    const attention *a = ctx;
+    a->k->attend_i8(&a->tile, &a->page);
 }
 
 static void bench_attention(const ct_kernels *k)
@@ -266,21 +274,28 @@ static void bench_attention(const ct_kernels *k)
             const size_t n_q = n_queries[c], d = head_sizes[h];
             float *q = random_floats(n_q * d, 0.1f), *page = random_floats(CT_PAGE_TOKENS * d, 1.0f);
             uint16_t *kt = allocate(CT_PAGE_TOKENS * d * 2);
+            int8_t *codes = allocate(CT_PAGE_TOKENS * d);
+            float *scales = allocate(CT_PAGE_TOKENS * ct_kv_blocks(d) * sizeof(float));
             int32_t begin[CT_MAX_QUERIES] = {0}, end[CT_MAX_QUERIES];
             for (size_t i = 0; i < n_q; i++) end[i] = CT_PAGE_TOKENS;
             k->f32_to_f16(kt, page, CT_PAGE_TOKENS * d);
-            attention a = {.k = k, .kt = kt, .v = kt};
+            k->quantize_kv(codes, scales, page, CT_PAGE_TOKENS * d); /* blocks of 32 divide d: any order of them will do */
+            attention a = {.k = k, .kt = kt, .v = kt, .page = {codes, scales, codes, scales}};
             a.tile = (ct_attn_tile){.n_q = n_q, .d_k = d, .d_v = d, .q = q, .begin = begin, .end = end};
             a.tile.m = random_floats(n_q, 1.0f);
             a.tile.l = random_floats(n_q * 16, 1.0f);
             a.tile.o = random_floats(n_q * d, 1.0f);
             a.tile.scratch = allocate((2 * CT_PAGE_TOKENS * d + CT_PAGE_TOKENS * n_q) * sizeof(float));
-            timing t = measure(run_attend, &a, 200, 0.1);
-            printf("%-11s attend f16 %2zu queries, head %3zu  %9.0f (%.0f) ns  %6.1f GMAC/s\n", k->name, n_q, d, t.best_s * 1e9,
-                   t.median_s * 1e9, (double)(n_q * d * 2 * CT_PAGE_TOKENS) / t.best_s * 1e-9);
+            for (int i8 = 0; i8 < 2; i8++) {
+                timing t = measure(i8 ? run_attend_i8 : run_attend, &a, 200, 0.1);
+                printf("%-11s attend %s %2zu queries, head %3zu  %9.0f (%.0f) ns  %6.1f GMAC/s\n", k->name, i8 ? "i8 " : "f16", n_q, d,
+                       t.best_s * 1e9, t.median_s * 1e9, (double)(n_q * d * 2 * CT_PAGE_TOKENS) / t.best_s * 1e-9);
+            }
             ct_free(q);
             ct_free(page);
             ct_free(kt);
+            ct_free(codes);
+            ct_free(scales);
             ct_free(a.tile.m);
             ct_free(a.tile.l);
             ct_free(a.tile.o);

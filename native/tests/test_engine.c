@@ -337,6 +337,45 @@ TEST(scores_do_not_starve_requests)
     cactus_engine_free(s.engine);
 }
 
+/* How keys and values are kept: each kind is what the engine says it is, takes its own memory and scores as it does in any chunks. */
+TEST(kinds_of_keys_and_values)
+{
+    enum { N = 70, N_VOCAB = 512 };
+    static const cactus_kv_type kinds[] = {CACTUS_KV_F32, CACTUS_KV_F16, CACTUS_KV_I8};
+    static float whole[N * N_VOCAB], cut[N * N_VOCAB], first[N * N_VOCAB];
+    cactus_model_info about = {.struct_size = sizeof about};
+    int32_t ids[N];
+    uint64_t page_bytes[3];
+    for (int32_t i = 0; i < N; i++) ids[i] = 5 + i * 7 % 300;
+    CHECK_INT(cactus_model_get_info(the_model(), &about, NULL), CACTUS_OK);
+    if (!CHECK_UINT(about.n_vocab, N_VOCAB)) return;
+    for (size_t i = 0; i < 3; i++) {
+        cactus_error err = {0};
+        cactus_engine *engine = NULL;
+        cactus_engine_info info = {.struct_size = sizeof info};
+        cactus_engine_params p = {.struct_size = sizeof p, .n_threads = 2, .n_context = 128, .kv_type = (int32_t)kinds[i]};
+        if (!CHECK_MSG(cactus_engine_create(the_model(), &p, &engine, &err) == CACTUS_OK, "%s", err.message)) return;
+        CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
+        CHECK_INT(info.kv_type, kinds[i]);
+        page_bytes[i] = info.kv_page_bytes;
+        CHECK_INT(cactus_engine_logits(engine, ids, N, 0, whole, &err), CACTUS_OK);
+        for (int32_t chunk = 1; chunk <= 33; chunk += 16) {
+            CHECK_INT(cactus_engine_logits(engine, ids, N, chunk, cut, &err), CACTUS_OK);
+            CHECK_MEM(cut, whole, sizeof whole);
+        }
+        if (i == 0) memcpy(first, whole, sizeof first);
+        double off = 0.0, size = 0.0;
+        for (size_t k = 0; k < N * N_VOCAB; k++) {
+            off += ((double)whole[k] - (double)first[k]) * ((double)whole[k] - (double)first[k]);
+            size += (double)first[k] * (double)first[k];
+        }
+        CHECK(i == 0 ? off == 0.0 : off > 0.0 && off < (kinds[i] == CACTUS_KV_F16 ? 1e-5 : 2e-3) * size);
+        cactus_engine_free(engine);
+    }
+    CHECK_UINT(page_bytes[0], 2 * page_bytes[1]);
+    CHECK_UINT(page_bytes[2] * 16, page_bytes[1] * 9); /* heads of 32 elements: a scale of four bytes for each */
+}
+
 static int32_t count_tokens(void *user, const cactus_token *token)
 {
     atomic_int *n = user;
@@ -470,6 +509,9 @@ TEST(bad_requests)
     CHECK_CONTAINS(err.message, "mmx");
     e = (cactus_engine_params){.struct_size = sizeof e, .n_context = 100000};
     CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
+    e = (cactus_engine_params){.struct_size = sizeof e, .kv_type = CACTUS_KV_I8 + 1};
+    CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_CONTAINS(err.message, "kv_type 4");
     e = (cactus_engine_params){.struct_size = sizeof e, .kv_memory_bytes = 1};
     CHECK_INT(cactus_engine_create(the_model(), &e, &engine, &err), CACTUS_ERROR_ARGUMENT);
     CHECK(engine == NULL);

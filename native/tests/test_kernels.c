@@ -61,6 +61,7 @@ static test_guarded floats_alloc(size_t n)
 
 static float *floats(const test_guarded *g) { return (float *)(void *)g->data; }
 static uint16_t *halfs(const test_guarded *g) { return (uint16_t *)(void *)g->data; }
+static int8_t *codes(const test_guarded *g) { return (int8_t *)g->data; }
 
 /* n_bytes, rounded up to a multiple of 64, starting on one and ending before an unreadable page; all bits set */
 static test_guarded aligned_alloc_guarded(size_t n_bytes)
@@ -163,8 +164,8 @@ TEST(sets_are_complete)
         if (n++ == 0) CHECK_STR(best->name, k->name);
         CHECK(ct_kernels_get(k->name) == k);
         CHECK(k->act_bytes && k->quantize_act && k->panel_bytes && k->pack_panel && k->gemm_i8 && k->gemm_f32);
-        CHECK(k->f16_to_f32 && k->bf16_to_f32 && k->f32_to_f16 && k->rms_norm && k->silu_mul && k->add && k->scale);
-        CHECK(k->max_index && k->softmax_stats && k->attend_f16 && k->attend_f32);
+        CHECK(k->f16_to_f32 && k->bf16_to_f32 && k->f32_to_f16 && k->quantize_kv && k->rms_norm && k->silu_mul && k->add && k->scale);
+        CHECK(k->max_index && k->softmax_stats && k->attend_f16 && k->attend_f32 && k->attend_i8);
         CHECK(k->panel_rows > 0);
         for (size_t n_cols = 32; n_cols <= 4096; n_cols += 32) {
             CHECK(k->act_bytes(n_cols) % 64 == 0);
@@ -906,6 +907,69 @@ TEST(exponential)
         }
 }
 
+/* ---- 8-bit keys and values ----------------------------------------------------------------------------------------- */
+
+/* Every length, so every length of the last block; codes are the nearest multiples of the scale, and nothing else is written. */
+TEST(quantize_kv)
+{
+    test_rng rng = {21};
+    for (int kind = 0; kind < N_X_KINDS; kind++)
+        for (size_t n = 4; n <= 132; n += 4) {
+            const size_t n_blocks = ct_kv_blocks(n);
+            float *x = must_alloc(n, sizeof(float));
+            fill_x(&rng, x, n, kind);
+            test_guarded from = floats_copy(x, n), want = test_guarded_alloc(n), want_scales = floats_alloc(n_blocks);
+            scalar()->quantize_kv(codes(&want), floats(&want_scales), floats(&from), n);
+            for (size_t i = 0; i < n; i++) {
+                float amax = 0.0f;
+                for (size_t k = i / 32 * 32; k < n && k < i / 32 * 32 + 32; k++) amax = max_float(amax, fabsf(x[k]));
+                double exact = amax < 1e-30f ? 0.0 : (double)x[i] / ((double)amax / 127.0), code = (double)codes(&want)[i];
+                if (!CHECK_MSG(fabs(code - exact) <= 0.5 + 127.0 * 4.0 * (double)EPS, "scalar, %zu elements: code %g for %.9g", n, code, exact)) break;
+                CHECK_NEAR(floats(&want_scales)[i / 32], amax < 1e-30f ? 0.0 : (double)amax / 127.0, (double)amax * (double)EPS);
+            }
+            FOR_SETS(k) {
+                test_guarded got = test_guarded_alloc(n), scales = floats_alloc(n_blocks);
+                k->quantize_kv(codes(&got), floats(&scales), floats(&from), n);
+                CHECK_MEM(got.data, want.data, n);
+                for (size_t b = 0; b < n_blocks; b++) CHECK_FLOAT(floats(&scales)[b], floats(&want_scales)[b]);
+                test_guarded_free(&got);
+                test_guarded_free(&scales);
+                test_guarded got_front = test_guarded_front(n + 1); /* a canary behind */
+                test_guarded other = floats_alloc(n_blocks);
+                k->quantize_kv(codes(&got_front), floats(&other), floats(&from), n);
+                CHECK_UINT(got_front.data[n], 0xA5);
+                test_guarded_free(&got_front);
+                test_guarded_free(&other);
+            }
+            test_guarded_free(&from);
+            test_guarded_free(&want);
+            test_guarded_free(&want_scales);
+            free(x);
+        }
+}
+
+/* Halves between two codes go to the even one; not-a-number and infinity in a row do no harm. */
+TEST(quantize_kv_edges)
+{
+    float x[40] = {127.0f, 0.5f, 1.5f, 2.5f, -0.5f, -1.5f, -2.5f, 126.5f, -126.5f, -127.0f, 125.5f};
+    static const int8_t want[11] = {127, 0, 2, 2, 0, -2, -2, 126, -126, -127, 126};
+    int8_t got[40];
+    float scales[2];
+    FOR_SETS(k) {
+        k->quantize_kv(got, scales, x, 40);
+        CHECK_MEM(got, want, sizeof want);
+        CHECK_FLOAT(scales[0], 1.0f);
+        CHECK_FLOAT(scales[1], 0.0f);
+        for (size_t i = 11; i < 40; i++) CHECK_INT(got[i], 0);
+        static const float strange[] = {NAN, INFINITY, -INFINITY, 0x1.fffffep+127f, 1e-40f};
+        for (size_t i = 0; i < sizeof strange / sizeof *strange; i++) {
+            float y[36] = {1.0f};
+            y[5] = y[33] = strange[i];
+            k->quantize_kv(got, scales, y, 36);
+        }
+    }
+}
+
 /* ---- attention ----------------------------------------------------------------------------------------------------- */
 
 enum { PAGES = 4, RANGES_FULL, RANGES_CAUSAL, RANGES_WINDOW, RANGES_RANDOM, RANGES_SPARSE, N_RANGE_KINDS };
@@ -913,12 +977,15 @@ enum { PAGES = 4, RANGES_FULL, RANGES_CAUSAL, RANGES_WINDOW, RANGES_RANDOM, RANG
 typedef struct attn_case {
     size_t n_q, d_k, d_v;
     float q_scale;
-    bool f16;
+    ct_type type;                    /* CT_F32, CT_F16, or CT_Q8_0 for attend_i8 */
     float *q;                        /* [n_q, d_k] */
     int32_t *begin, *end;            /* [PAGES, n_q] */
     float *kt[PAGES], *v[PAGES];     /* as float32, NaN where no query looks */
-    uint16_t *kt16[PAGES], *v16[PAGES];
+    void *kt_data[PAGES], *v_data[PAGES]; /* the same as the kernel takes it */
+    float *k_scale[PAGES], *v_scale[PAGES];
 } attn_case;
+
+static size_t elem_bytes(const attn_case *c) { return c->type == CT_F32 ? sizeof(float) : c->type == CT_F16 ? sizeof(uint16_t) : 1; }
 
 static void fill_ranges(test_rng *rng, attn_case *c, int kind)
 {
@@ -945,21 +1012,27 @@ static void attend(const ct_kernels *k, const attn_case *c, float *m, float *l, 
     memset(og.data, 0, c->n_q * c->d_v * sizeof(float));
     for (size_t p = 0; p < PAGES; p++) {
         test_guarded scratch = aligned_alloc_guarded(n_scratch * sizeof(float));
-        size_t n_kt = 32 * c->d_k, n_v = 32 * c->d_v, size = c->f16 ? sizeof(uint16_t) : sizeof(float);
+        size_t n_kt = 32 * c->d_k, n_v = 32 * c->d_v, size = elem_bytes(c);
+        test_guarded k_scale = floats_copy(c->k_scale[p], 32 * ct_kv_blocks(c->d_k)), v_scale = floats_copy(c->v_scale[p], 32 * ct_kv_blocks(c->d_v));
         test_guarded kt = test_guarded_alloc(n_kt * size), v = test_guarded_alloc(n_v * size);
         test_guarded begin = test_guarded_alloc(c->n_q * sizeof(int32_t)), end = test_guarded_alloc(c->n_q * sizeof(int32_t));
-        memcpy(kt.data, c->f16 ? (const void *)c->kt16[p] : (const void *)c->kt[p], n_kt * size);
-        memcpy(v.data, c->f16 ? (const void *)c->v16[p] : (const void *)c->v[p], n_v * size);
+        memcpy(kt.data, c->kt_data[p], n_kt * size);
+        memcpy(v.data, c->v_data[p], n_v * size);
         memcpy(begin.data, c->begin + p * c->n_q, c->n_q * sizeof(int32_t));
         memcpy(end.data, c->end + p * c->n_q, c->n_q * sizeof(int32_t));
         ct_attn_tile tile = {.n_q = c->n_q, .d_k = c->d_k, .d_v = c->d_v, .q = floats(&q), .m = floats(&mg), .l = floats(&lg),
                              .o = floats(&og), .scratch = floats(&scratch), .begin = (const int32_t *)(void *)begin.data,
                              .end = (const int32_t *)(void *)end.data};
-        if (c->f16)
+        ct_page_i8 page = {codes(&kt), floats(&k_scale), codes(&v), floats(&v_scale)};
+        if (c->type == CT_Q8_0)
+            k->attend_i8(&tile, &page);
+        else if (c->type == CT_F16)
             k->attend_f16(&tile, halfs(&kt), halfs(&v));
         else
             k->attend_f32(&tile, floats(&kt), floats(&v));
         test_guarded_free(&scratch);
+        test_guarded_free(&k_scale);
+        test_guarded_free(&v_scale);
         test_guarded_free(&kt);
         test_guarded_free(&v);
         test_guarded_free(&begin);
@@ -1023,12 +1096,30 @@ static void check_attention_f64(const attn_case *c, const char *label, const flo
     }
 }
 
-static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, bool f16, int ranges, float q_scale)
+/* Writes element `i` of a page as the kernel takes it and returns its value. Unseen ones are NaN and infinities, of 8-bit codes any
+ * code (with a scale of NaN). */
+static float put_element(const attn_case *c, void *data, size_t i, const float *scale, bool seen, float value, int8_t code)
 {
-    attn_case c = {.n_q = n_q, .d_k = d_k, .d_v = d_v, .f16 = f16};
+    uint16_t h = seen ? nearest_half(value) : i % 3 ? 0x7e00 : 0xfc00; /* NaN, -infinity */
+    switch (c->type) {
+    case CT_F16: ((uint16_t *)data)[i] = h; return ct_f16_to_f32(h);
+    case CT_F32: return ((float *)data)[i] = seen ? value : NAN;
+    default: ((int8_t *)data)[i] = code; return (float)code * *scale;
+    }
+}
+
+static float any_scale(test_rng *rng, bool seen)
+{
+    if (!seen) return test_below(rng, 2) ? NAN : INFINITY;
+    return test_below(rng, 8) == 0 ? 0.0f : fabsf(test_uniform(rng)) * ldexpf(1.0f, -7);
+}
+
+static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, ct_type type, int ranges, float q_scale)
+{
+    attn_case c = {.n_q = n_q, .d_k = d_k, .d_v = d_v, .type = type};
     char label[96];
-    snprintf(label, sizeof label, "attend_%s: %zu queries, d_k %zu, d_v %zu, ranges %d", f16 ? "f16" : "f32", n_q, d_k, d_v,
-             ranges);
+    snprintf(label, sizeof label, "attend_%s: %zu queries, d_k %zu, d_v %zu, ranges %d",
+             type == CT_F32 ? "f32" : type == CT_F16 ? "f16" : "i8", n_q, d_k, d_v, ranges);
     c.q = must_alloc(n_q * d_k, sizeof(float));
     c.begin = must_alloc(PAGES * n_q, sizeof(int32_t));
     c.end = must_alloc(PAGES * n_q, sizeof(int32_t));
@@ -1040,17 +1131,20 @@ static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, boo
             for (int32_t j = c.begin[p * n_q + i]; j < c.end[p * n_q + i]; j++) seen[j] = true;
         c.kt[p] = must_alloc(32 * d_k, sizeof(float));
         c.v[p] = must_alloc(32 * d_v, sizeof(float));
-        c.kt16[p] = must_alloc(32 * d_k, sizeof(uint16_t));
-        c.v16[p] = must_alloc(32 * d_v, sizeof(uint16_t));
+        c.kt_data[p] = must_alloc(32 * d_k, elem_bytes(&c));
+        c.v_data[p] = must_alloc(32 * d_v, elem_bytes(&c));
+        size_t k_blocks = ct_kv_blocks(d_k), v_blocks = ct_kv_blocks(d_v);
+        c.k_scale[p] = must_alloc(32 * k_blocks, sizeof(float));
+        c.v_scale[p] = must_alloc(32 * v_blocks, sizeof(float));
+        for (size_t i = 0; i < 32 * k_blocks; i++) c.k_scale[p][i] = any_scale(rng, seen[i % 32]);
+        for (size_t i = 0; i < 32 * v_blocks; i++) c.v_scale[p][i] = 4.0f * any_scale(rng, seen[i / v_blocks]);
         for (size_t i = 0; i < 32 * d_k; i++) {
-            uint16_t h = seen[i % 32] ? nearest_half(test_uniform(rng)) : i % 3 ? 0x7e00 : 0xfc00; /* NaN, -infinity */
-            c.kt16[p][i] = h;
-            c.kt[p][i] = f16 ? ct_f16_to_f32(h) : seen[i % 32] ? test_uniform(rng) : NAN;
+            const float *scale = c.k_scale[p] + i / 32 / CT_KV_BLOCK * 32 + i % 32;
+            c.kt[p][i] = put_element(&c, c.kt_data[p], i, scale, seen[i % 32], test_uniform(rng), (int8_t)((int)test_below(rng, 255) - 127));
         }
         for (size_t i = 0; i < 32 * d_v; i++) {
-            uint16_t h = seen[i / d_v] ? nearest_half(test_uniform(rng) * 4.0f) : i % 3 ? 0x7e00 : 0xfc00;
-            c.v16[p][i] = h;
-            c.v[p][i] = f16 ? ct_f16_to_f32(h) : seen[i / d_v] ? test_uniform(rng) * 4.0f : NAN;
+            const float *scale = c.v_scale[p] + i / d_v * v_blocks + i % d_v / CT_KV_BLOCK;
+            c.v[p][i] = put_element(&c, c.v_data[p], i, scale, seen[i / d_v], test_uniform(rng) * 4.0f, (int8_t)((int)test_below(rng, 255) - 127));
         }
     }
     float *m = must_alloc(2 * n_q, sizeof(float)), *l = must_alloc(2 * n_q * 16, sizeof(float));
@@ -1079,8 +1173,10 @@ static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, boo
     for (size_t p = 0; p < PAGES; p++) {
         free(c.kt[p]);
         free(c.v[p]);
-        free(c.kt16[p]);
-        free(c.v16[p]);
+        free(c.kt_data[p]);
+        free(c.v_data[p]);
+        free(c.k_scale[p]);
+        free(c.v_scale[p]);
     }
     free(c.q);
     free(c.begin);
@@ -1094,14 +1190,17 @@ TEST(attention)
     static const size_t queries[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 17, 31, 33, 64};
     test_rng rng = {12};
     size_t round = 0;
-    for (int f16 = 0; f16 < 2; f16++)
+    static const ct_type types[] = {CT_F32, CT_F16, CT_Q8_0};
+    for (size_t type = 0; type < 3; type++)
         for (int ranges = RANGES_FULL; ranges < N_RANGE_KINDS; ranges++)
             for (size_t i = 0; i < sizeof queries / sizeof *queries; i++, round++) {
                 const size_t *size = sizes[round % (sizeof sizes / sizeof *sizes)];
                 float q_scale = round % 5 == 4 ? 60.0f : 1.0f; /* scores so far apart that weights vanish */
-                run_attention(&rng, queries[i], size[0], size[1], f16, ranges, q_scale);
+                run_attention(&rng, queries[i], size[0], size[1], types[type], ranges, q_scale);
             }
-    for (size_t n_q = 1; n_q <= 64; n_q++) run_attention(&rng, n_q, 16, 24, n_q % 2, RANGES_RANDOM, 2.0f);
+    for (size_t n_q = 1; n_q <= 64; n_q++) run_attention(&rng, n_q, 16, 24, types[n_q % 3], RANGES_RANDOM, 2.0f);
+    for (size_t d = 4; d <= 100; d += 4) /* every length of the last block, converted on the way and before */
+        for (size_t n_q = 1; n_q <= 10; n_q += 9) run_attention(&rng, n_q, d, 104 - d, CT_Q8_0, RANGES_RANDOM, 1.0f);
 }
 
 TEST_MAIN()

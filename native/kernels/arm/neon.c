@@ -226,6 +226,27 @@ static void f32_to_f16(uint16_t *y, const float *x, size_t n)
     for (; i < n; i++) y[i] = vget_lane_u16(vreinterpret_u16_f16(vcvt_f16_f32(vdupq_n_f32(x[i]))), 0);
 }
 
+static void quantize_kv(int8_t *codes, float *scales, const float *x, size_t n)
+{
+    for (size_t b = 0; b < n; b += CT_KV_BLOCK) {
+        float block[CT_KV_BLOCK] = {0};
+        int8_t rounded[CT_KV_BLOCK];
+        size_t left = n - b < CT_KV_BLOCK ? n - b : CT_KV_BLOCK;
+        memcpy(block, x + b, left * sizeof *x);
+        float32x4_t top = vdupq_n_f32(0.0f);
+        for (size_t i = 0; i < CT_KV_BLOCK; i += 4) top = vmaxq_f32(top, vabsq_f32(vld1q_f32(block + i)));
+        float amax = vmaxvq_f32(top), scale = amax < 1e-30f ? 0.0f : amax / 127.0f;
+        float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+        for (size_t i = 0; i < CT_KV_BLOCK; i += 8) { /* as in quantize_act */
+            int32x4_t low = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(block + i), inverse));
+            int32x4_t high = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(block + i + 4), inverse));
+            vst1_s8(rounded + i, vqmovn_s16(vqmovn_high_s32(vqmovn_s32(low), high)));
+        }
+        memcpy(codes + b, rounded, left);
+        *scales++ = scale;
+    }
+}
+
 /* ---- float products ------------------------------------------------------------------------------------------------- */
 
 /* 16 weights of a float type */
@@ -438,16 +459,62 @@ static void softmax_stats(const float *x, size_t n, float max, float *sum, float
 
 enum { GROUP = 4 /* queries that share the loads of keys and values */, PAGE = CT_PAGE_TOKENS };
 
-/* Keys and values of a page, float32 or half */
+typedef enum page_type { PAGE_F32, PAGE_F16, PAGE_I8 } page_type;
+
+/* Keys and values of a page; scales of PAGE_I8 only */
 typedef struct page {
     const void *kt, *v;
-    bool f16;
+    const float *k_scale, *v_scale;
 } page;
 
-ARM_INLINE float32x4_t load4(const void *base, size_t at, bool f16)
+/* Vectors of four that are loaded together: sixteen codes, where there are as many */
+ARM_INLINE size_t load_step(size_t n_vec, page_type type) { return type == PAGE_I8 && n_vec >= 4 ? 4 : 1; }
+
+ARM_INLINE void load_codes(float32x4_t out[4], const int8_t *codes, size_t n_vec)
 {
-    if (f16) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)base + at)));
+    int8x16_t c = vdupq_n_s8(0);
+    if (n_vec == 4) {
+        c = vld1q_s8(codes);
+    } else {
+        int32_t four;
+        memcpy(&four, codes, sizeof four);
+        c = vreinterpretq_s8_s32(vdupq_n_s32(four));
+    }
+    int16x8_t low = vmovl_s8(vget_low_s8(c)), high = vmovl_high_s8(c);
+    out[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(low)));
+    if (n_vec < 4) return;
+    out[1] = vcvtq_f32_s32(vmovl_high_s16(low));
+    out[2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(high)));
+    out[3] = vcvtq_f32_s32(vmovl_high_s16(high));
+}
+
+ARM_INLINE float32x4_t load4(const void *base, size_t at, page_type type)
+{
+    if (type == PAGE_F16) return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)base + at)));
     return vld1q_f32((const float *)base + at);
+}
+
+/* Element d of keys j … j + 4 * n_vec; n_vec is 1 or, for PAGE_I8, 4 */
+ARM_INLINE void load_keys(float32x4_t out[4], const page *p, size_t d, size_t j, size_t n_vec, page_type type)
+{
+    if (type != PAGE_I8) {
+        out[0] = load4(p->kt, d * PAGE + j, type);
+        return;
+    }
+    load_codes(out, (const int8_t *)p->kt + d * PAGE + j, n_vec);
+    for (size_t i = 0; i < n_vec; i++) out[i] = vmulq_f32(out[i], vld1q_f32(p->k_scale + d / CT_KV_BLOCK * PAGE + j + 4 * i));
+}
+
+/* Elements c … c + 4 * n_vec of a value, all of one block */
+ARM_INLINE void load_value(float32x4_t out[4], const page *p, size_t key, size_t d_v, size_t c, size_t n_vec, page_type type)
+{
+    if (type != PAGE_I8) {
+        out[0] = load4(p->v, key * d_v + c, type);
+        return;
+    }
+    load_codes(out, (const int8_t *)p->v + key * d_v + c, n_vec);
+    float scale = p->v_scale[key * ct_kv_blocks(d_v) + c / CT_KV_BLOCK];
+    for (size_t i = 0; i < n_vec; i++) out[i] = vmulq_n_f32(out[i], scale);
 }
 
 /* Bit j is set if the query sees key j. */
@@ -459,8 +526,9 @@ static uint32_t visible_keys(const ct_attn_tile *tile, size_t i)
 
 /* s[i][first … first + 4 * n_vec) = q_i · kt, for n_q queries; n_q * n_vec <= 16, all three constants. */
 ARM_INLINE void scores(float s[GROUP][PAGE], const float *q, size_t d_k, const page *p, size_t first, size_t n_q, size_t n_vec,
-                       bool f16)
+                       page_type type)
 {
+    const size_t step = load_step(n_vec, type);
     float32x4_t acc[GROUP][8];
     for (size_t i = 0; i < n_q; i++)
         for (size_t j = 0; j < n_vec; j++) acc[i][j] = vdupq_n_f32(0.0f);
@@ -468,9 +536,11 @@ ARM_INLINE void scores(float s[GROUP][PAGE], const float *q, size_t d_k, const p
         float32x4_t q4[GROUP];
         for (size_t i = 0; i < n_q; i++) q4[i] = vld1q_f32(q + i * d_k + d);
 #define LANE(lane)                                                                                                    \
-    for (size_t j = 0; j < n_vec; j++) {                                                                              \
-        float32x4_t k4 = load4(p->kt, (d + (lane)) * PAGE + first + 4 * j, f16);                                      \
-        for (size_t i = 0; i < n_q; i++) acc[i][j] = vfmaq_laneq_f32(acc[i][j], k4, q4[i], lane);                     \
+    for (size_t j = 0; j < n_vec; j += step) {                                                                        \
+        float32x4_t k4[4];                                                                                            \
+        load_keys(k4, p, d + (lane), first + 4 * j, step, type);                                                      \
+        for (size_t n = 0; n < step; n++)                                                                             \
+            for (size_t i = 0; i < n_q; i++) acc[i][j + n] = vfmaq_laneq_f32(acc[i][j + n], k4[n], q4[i], lane);      \
     }
         LANE(0)
         LANE(1)
@@ -508,8 +578,9 @@ static float soften(float s[PAGE], uint32_t visible, float *m, float *l)
 
 /* o[i][c … c + 4 * n_vec) = o * correction + weights · v over the keys in `seen`; n_q * n_vec <= 16, all constants. */
 ARM_INLINE void weigh(float *o, size_t d_v, float s[GROUP][PAGE], const float correction[GROUP], uint32_t seen, const page *p,
-                      size_t c, size_t n_q, size_t n_vec, bool f16)
+                      size_t c, size_t n_q, size_t n_vec, page_type type)
 {
+    const size_t step = load_step(n_vec, type);
     float32x4_t acc[GROUP][16];
     for (size_t i = 0; i < n_q; i++)
         for (size_t j = 0; j < n_vec; j++) acc[i][j] = vmulq_n_f32(vld1q_f32(o + i * d_v + c + 4 * j), correction[i]);
@@ -520,17 +591,19 @@ ARM_INLINE void weigh(float *o, size_t d_v, float s[GROUP][PAGE], const float co
         if (end > PAGE) end = PAGE;
         seen = end == PAGE ? 0 : seen >> end << end;
         for (; key < end; key++)
-            for (size_t j = 0; j < n_vec; j++) {
-                float32x4_t v4 = load4(p->v, key * d_v + c + 4 * j, f16);
-                for (size_t i = 0; i < n_q; i++) acc[i][j] = vfmaq_n_f32(acc[i][j], v4, s[i][key]);
+            for (size_t j = 0; j < n_vec; j += step) {
+                float32x4_t v4[4];
+                load_value(v4, p, key, d_v, c + 4 * j, step, type);
+                for (size_t n = 0; n < step; n++)
+                    for (size_t i = 0; i < n_q; i++) acc[i][j + n] = vfmaq_n_f32(acc[i][j + n], v4[n], s[i][key]);
             }
     }
     for (size_t i = 0; i < n_q; i++)
         for (size_t j = 0; j < n_vec; j++) vst1q_f32(o + i * d_v + c + 4 * j, acc[i][j]);
 }
 
-/* Queries first … first + n_q of the tile; n_q and f16 are constants. */
-ARM_INLINE void attend_group(const ct_attn_tile *tile, size_t first, const page *p, size_t n_q, bool f16)
+/* Queries first … first + n_q of the tile; n_q and type are constants. */
+ARM_INLINE void attend_group(const ct_attn_tile *tile, size_t first, const page *p, size_t n_q, page_type type)
 {
     const size_t d_k = tile->d_k, d_v = tile->d_v, wide = n_q == 1 ? 16 : n_q == 2 ? 8 : 4;
     const float *q = tile->q + first * d_k;
@@ -540,11 +613,11 @@ ARM_INLINE void attend_group(const ct_attn_tile *tile, size_t first, const page 
     for (size_t i = 0; i < n_q; i++) seen |= visible[i] = visible_keys(tile, first + i);
     if (seen == 0) return;
     if (n_q <= 2 && seen >> 16 != 0 && (seen & 0xffff) != 0) {
-        scores(s, q, d_k, p, 0, n_q, 8, f16);
+        scores(s, q, d_k, p, 0, n_q, 8, type);
     } else {
         memset(s, 0, sizeof s);
         for (size_t half = 0; half < 2; half++)
-            if ((seen >> 16 * half & 0xffff) != 0) scores(s, q, d_k, p, half * 16, n_q, 4, f16);
+            if ((seen >> 16 * half & 0xffff) != 0) scores(s, q, d_k, p, half * 16, n_q, 4, type);
     }
     for (size_t i = 0; i < n_q; i++) {
         correction[i] = 1.0f;
@@ -553,39 +626,68 @@ ARM_INLINE void attend_group(const ct_attn_tile *tile, size_t first, const page 
         else
             memset(s[i], 0, sizeof s[i]);
     }
-    for (; c + 4 * wide <= d_v; c += 4 * wide) weigh(o, d_v, s, correction, seen, p, c, n_q, wide, f16);
-    for (; c + 16 <= d_v; c += 16) weigh(o, d_v, s, correction, seen, p, c, n_q, 4, f16);
-    for (; c < d_v; c += 4) weigh(o, d_v, s, correction, seen, p, c, n_q, 1, f16);
+    for (; c + 4 * wide <= d_v; c += 4 * wide) weigh(o, d_v, s, correction, seen, p, c, n_q, wide, type);
+    for (; c + 16 <= d_v; c += 16) weigh(o, d_v, s, correction, seen, p, c, n_q, 4, type);
+    for (; c < d_v; c += 4) weigh(o, d_v, s, correction, seen, p, c, n_q, 1, type);
 }
 
-ARM_INLINE void attend(const ct_attn_tile *tile, const page *p, bool f16)
+ARM_INLINE void attend(const ct_attn_tile *tile, const page *p, page_type type)
 {
     size_t i = 0;
-    for (; i + GROUP <= tile->n_q; i += GROUP) attend_group(tile, i, p, GROUP, f16);
+    for (; i + GROUP <= tile->n_q; i += GROUP) attend_group(tile, i, p, GROUP, type);
     switch (tile->n_q - i) {
-    case 3: attend_group(tile, i, p, 3, f16); break;
-    case 2: attend_group(tile, i, p, 2, f16); break;
-    case 1: attend_group(tile, i, p, 1, f16); break;
+    case 3: attend_group(tile, i, p, 3, type); break;
+    case 2: attend_group(tile, i, p, 2, type); break;
+    case 1: attend_group(tile, i, p, 1, type); break;
     default: break;
     }
 }
 
 static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v)
 {
-    page p = {kt, v, false};
-    attend(tile, &p, false);
+    page p = {kt, v, NULL, NULL};
+    attend(tile, &p, PAGE_F32);
 }
 
 static void attend_f16(const ct_attn_tile *tile, const uint16_t *kt, const uint16_t *v)
 {
-    page p = {kt, v, true};
+    page p = {kt, v, NULL, NULL};
     if (tile->n_q <= GROUP) { /* each value is used once: convert it on the way */
-        attend(tile, &p, true);
+        attend(tile, &p, PAGE_F16);
         return;
     }
     float *kt32 = tile->scratch, *v32 = kt32 + PAGE * tile->d_k;
     f16_to_f32(kt32, kt, PAGE * tile->d_k);
     f16_to_f32(v32, v, PAGE * tile->d_v);
+    attend_f32(tile, kt32, v32);
+}
+
+static void attend_i8(const ct_attn_tile *tile, const ct_page_i8 *page_i8)
+{
+    page p = {page_i8->kt, page_i8->v, page_i8->k_scale, page_i8->v_scale};
+    const size_t d_k = tile->d_k, d_v = tile->d_v;
+    if (tile->n_q <= GROUP) {
+        attend(tile, &p, PAGE_I8);
+        return;
+    }
+    float *kt32 = tile->scratch, *v32 = kt32 + PAGE * d_k;
+    float32x4_t x[4];
+    for (size_t d = 0; d < d_k; d++)
+        for (size_t j = 0; j < PAGE; j += 16) {
+            load_keys(x, &p, d, j, 4, PAGE_I8);
+            for (size_t i = 0; i < 4; i++) vst1q_f32(kt32 + d * PAGE + j + 4 * i, x[i]);
+        }
+    for (size_t j = 0; j < PAGE; j++) {
+        size_t c = 0;
+        for (; c + 16 <= d_v; c += 16) {
+            load_value(x, &p, j, d_v, c, 4, PAGE_I8);
+            for (size_t i = 0; i < 4; i++) vst1q_f32(v32 + j * d_v + c + 4 * i, x[i]);
+        }
+        for (; c < d_v; c += 4) {
+            load_value(x, &p, j, d_v, c, 1, PAGE_I8);
+            vst1q_f32(v32 + j * d_v + c, x[0]);
+        }
+    }
     attend_f32(tile, kt32, v32);
 }
 
@@ -605,6 +707,7 @@ void ct_kernels_init_neon(ct_kernels *k)
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,
         .f32_to_f16 = f32_to_f16,
+        .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
         .add = add,
@@ -613,6 +716,7 @@ void ct_kernels_init_neon(ct_kernels *k)
         .softmax_stats = softmax_stats,
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
+        .attend_i8 = attend_i8,
     };
     k->matvec[CT_F32] = matvec_f32;
     k->matvec[CT_F16] = matvec_f16;

@@ -10,6 +10,7 @@ void ct_kernels_init_avx2(ct_kernels *k)
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,
         .f32_to_f16 = f32_to_f16,
+        .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
         .add = add,
@@ -18,6 +19,7 @@ void ct_kernels_init_avx2(ct_kernels *k)
         .softmax_stats = softmax_stats,
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
+        .attend_i8 = attend_i8,
     };
     set_int8_kernels(k);
     k->matvec[CT_F32] = matvec_f32;

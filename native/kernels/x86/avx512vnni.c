@@ -955,6 +955,7 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,
         .f32_to_f16 = f32_to_f16,
+        .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
         .add = add,
@@ -963,6 +964,7 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .softmax_stats = softmax_stats,
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
+        .attend_i8 = attend_i8,
     };
     k->unpack[CT_Q4_0] = unpack_q4_0;
     k->unpack[CT_Q4_1] = unpack_q4_1;

@@ -24,6 +24,17 @@ static ALWAYS_INLINE f32x16 v_from_f16(const uint16_t *p)
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 
+static ALWAYS_INLINE f32x16 v_from_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
+/* Nearest integers, half to even; what does not fit is unspecified. */
+static ALWAYS_INLINE void v_to_i8(int8_t *p, f32x16 v)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+
 static ALWAYS_INLINE f32x16 v_from_bf16(const uint16_t *p)
 {
     __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -121,6 +132,21 @@ static ALWAYS_INLINE f32x16 v_from_f16(const uint16_t *p)
 {
     return (f32x16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),
                     _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)))};
+}
+
+static ALWAYS_INLINE f32x16 v_from_i8(const int8_t *p)
+{
+    return (f32x16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p))),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8))))};
+}
+
+/* Nearest integers, half to even; what does not fit is unspecified. */
+static ALWAYS_INLINE void v_to_i8(int8_t *p, f32x16 v)
+{
+    /* the packs work within 128-bit lanes: put the dwords back in order */
+    __m256i halves = _mm256_packs_epi32(_mm256_cvtps_epi32(v.lo), _mm256_cvtps_epi32(v.hi));
+    __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(halves, halves), _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0));
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(bytes));
 }
 
 static ALWAYS_INLINE f32x16 v_from_bf16(const uint16_t *p)
@@ -224,6 +250,13 @@ static ALWAYS_INLINE f32x16 v_from_bf16_n(const uint16_t *p, size_t n)
     uint16_t padded[16] = {0};
     memcpy(padded, p, n * sizeof *p);
     return v_from_bf16(padded);
+}
+
+static ALWAYS_INLINE f32x16 v_from_i8_n(const int8_t *p, size_t n)
+{
+    int8_t padded[16] = {0};
+    memcpy(padded, p, n * sizeof *p);
+    return v_from_i8(padded);
 }
 
 #endif

@@ -49,6 +49,24 @@ static void f32_to_f16(uint16_t *y, const float *x, size_t n)
     }
 }
 
+static ALWAYS_INLINE f32x16 v_abs(f32x16 v) { return v_max(v, v_neg(v)); }
+
+static void quantize_kv(int8_t *codes, float *scales, const float *x, size_t n)
+{
+    for (size_t b = 0; b < n; b += CT_KV_BLOCK) {
+        size_t left = n - b < CT_KV_BLOCK ? n - b : CT_KV_BLOCK, behind = left < 16 ? 0 : left - 16;
+        f32x16 x0 = left < 16 ? v_load_n(x + b, left) : v_load(x + b);
+        f32x16 x1 = behind == 0 ? v_zero() : behind < 16 ? v_load_n(x + b + 16, behind) : v_load(x + b + 16);
+        float amax = v_max_lane(v_max(v_abs(x0), v_abs(x1)));
+        float scale = amax < 1e-30f ? 0.0f : amax / 127.0f, inv = scale > 0.0f ? 1.0f / scale : 0.0f;
+        int8_t block[CT_KV_BLOCK];
+        v_to_i8(block, v_mul(x0, v_set1(inv)));
+        v_to_i8(block + 16, v_mul(x1, v_set1(inv)));
+        memcpy(codes + b, block, left);
+        *scales++ = scale;
+    }
+}
+
 /* ---- element-wise and reductions ----------------------------------------------------------------------------------- */
 
 static void rms_norm(float *y, const float *x, const float *weight, size_t n, float eps)
@@ -292,24 +310,60 @@ static void matvec_bf16(float *y, const void *w, size_t row_bytes, const void *x
 
 /* ---- attention ------------------------------------------------------------------------------------------------------ */
 
-static ALWAYS_INLINE f32x16 v_page(const void *p, size_t k, const bool half)
+typedef enum page_type { PAGE_F32, PAGE_F16, PAGE_I8 } page_type;
+
+/* The keys or the values of a page. */
+typedef struct page_part {
+    const void *data;
+    const float *scale; /* of PAGE_I8 */
+} page_part;
+
+static ALWAYS_INLINE f32x16 v_elements(const void *p, size_t k, const page_type type)
 {
-    return half ? v_from_f16((const uint16_t *)p + k) : v_load((const float *)p + k);
+    if (type == PAGE_I8) return v_from_i8((const int8_t *)p + k);
+    return type == PAGE_F16 ? v_from_f16((const uint16_t *)p + k) : v_load((const float *)p + k);
 }
 
-static ALWAYS_INLINE f32x16 v_page_n(const void *p, size_t k, size_t n, const bool half)
+static ALWAYS_INLINE f32x16 v_elements_n(const void *p, size_t k, size_t n, const page_type type)
 {
-    return half ? v_from_f16_n((const uint16_t *)p + k, n) : v_load_n((const float *)p + k, n);
+    if (type == PAGE_I8) return v_from_i8_n((const int8_t *)p + k, n);
+    return type == PAGE_F16 ? v_from_f16_n((const uint16_t *)p + k, n) : v_load_n((const float *)p + k, n);
+}
+
+/* Element d of keys j … j + 16 */
+static ALWAYS_INLINE f32x16 v_keys(page_part kt, size_t d, size_t j, const page_type type)
+{
+    f32x16 k = v_elements(kt.data, d * CT_PAGE_TOKENS + j, type);
+    return type == PAGE_I8 ? v_mul(k, v_load(kt.scale + d / CT_KV_BLOCK * CT_PAGE_TOKENS + j)) : k;
+}
+
+static ALWAYS_INLINE f32x16 v_value_scale(page_part v, size_t j, size_t d_v, size_t c)
+{
+    return v_set1(v.scale[j * ct_kv_blocks(d_v) + c / CT_KV_BLOCK]);
+}
+
+/* Elements c … c + 16 of value j; c is a multiple of 16 */
+static ALWAYS_INLINE f32x16 v_value(page_part v, size_t j, size_t d_v, size_t c, const page_type type)
+{
+    f32x16 row = v_elements(v.data, j * d_v + c, type);
+    return type == PAGE_I8 ? v_mul(row, v_value_scale(v, j, d_v, c)) : row;
+}
+
+/* Its last n < 16 elements, then zeros */
+static ALWAYS_INLINE f32x16 v_value_n(page_part v, size_t j, size_t d_v, size_t c, size_t n, const page_type type)
+{
+    f32x16 row = v_elements_n(v.data, j * d_v + c, n, type);
+    return type == PAGE_I8 ? v_mul(row, v_value_scale(v, j, d_v, c)) : row;
 }
 
 /* s [n_q, 32] = scores of all keys of the page; columns that a query does not see may hold anything. */
-static ALWAYS_INLINE void score_tile(float *s, const float *q, size_t d_k, const void *kt, const size_t n_q, const bool half)
+static ALWAYS_INLINE void score_tile(float *s, const float *q, size_t d_k, page_part kt, const size_t n_q, const page_type type)
 {
     f32x16 acc[SCORE_QUERIES][2];
     UNROLL
     for (size_t i = 0; i < n_q; i++) acc[i][0] = acc[i][1] = v_zero();
     for (size_t d = 0; d < d_k; d++) {
-        f32x16 k0 = v_page(kt, d * CT_PAGE_TOKENS, half), k1 = v_page(kt, d * CT_PAGE_TOKENS + 16, half);
+        f32x16 k0 = v_keys(kt, d, 0, type), k1 = v_keys(kt, d, 16, type);
         UNROLL
         for (size_t i = 0; i < n_q; i++) {
             f32x16 qv = v_set1(q[i * d_k + d]);
@@ -324,36 +378,36 @@ static ALWAYS_INLINE void score_tile(float *s, const float *q, size_t d_k, const
     }
 }
 
-static ALWAYS_INLINE void scores(float *s, const ct_attn_tile *tile, const void *kt, const bool half)
+static ALWAYS_INLINE void scores(float *s, const ct_attn_tile *tile, page_part kt, const page_type type)
 {
     const size_t d_k = tile->d_k;
     size_t i = 0;
     for (; i + SCORE_QUERIES <= tile->n_q; i += SCORE_QUERIES)
-        score_tile(s + i * CT_PAGE_TOKENS, tile->q + i * d_k, d_k, kt, SCORE_QUERIES, half);
+        score_tile(s + i * CT_PAGE_TOKENS, tile->q + i * d_k, d_k, kt, SCORE_QUERIES, type);
     s += i * CT_PAGE_TOKENS;
     const float *q = tile->q + i * d_k;
     switch (tile->n_q - i) {
 #if defined(__AVX512F__)
-    case 7: score_tile(s, q, d_k, kt, 7, half); break;
-    case 6: score_tile(s, q, d_k, kt, 6, half); break;
-    case 5: score_tile(s, q, d_k, kt, 5, half); break;
-    case 4: score_tile(s, q, d_k, kt, 4, half); break;
-    case 3: score_tile(s, q, d_k, kt, 3, half); break;
+    case 7: score_tile(s, q, d_k, kt, 7, type); break;
+    case 6: score_tile(s, q, d_k, kt, 6, type); break;
+    case 5: score_tile(s, q, d_k, kt, 5, type); break;
+    case 4: score_tile(s, q, d_k, kt, 4, type); break;
+    case 3: score_tile(s, q, d_k, kt, 3, type); break;
 #endif
-    case 2: score_tile(s, q, d_k, kt, 2, half); break;
-    case 1: score_tile(s, q, d_k, kt, 1, half); break;
+    case 2: score_tile(s, q, d_k, kt, 2, type); break;
+    case 1: score_tile(s, q, d_k, kt, 1, type); break;
     default: break;
     }
 }
 
 /* acc[i] = fma(p[i][j], v[j], acc[i]) for j in [from, to), ascending: n_q queries, n_c columns of 16 floats. */
-static ALWAYS_INLINE void add_values(f32x16 acc[], const float *const p[], const void *v, size_t d_v, size_t c, int32_t from,
-                                     int32_t to, const size_t n_q, const size_t n_c, const bool half)
+static ALWAYS_INLINE void add_values(f32x16 acc[], const float *const p[], page_part v, size_t d_v, size_t c, int32_t from,
+                                     int32_t to, const size_t n_q, const size_t n_c, const page_type type)
 {
     for (int32_t j = from; j < to; j++) {
         f32x16 row[VALUE_CHUNK_ONE];
         UNROLL
-        for (size_t k = 0; k < n_c; k++) row[k] = v_page(v, (size_t)j * d_v + c + 16 * k, half);
+        for (size_t k = 0; k < n_c; k++) row[k] = v_value(v, (size_t)j, d_v, c + 16 * k, type);
         UNROLL
         for (size_t i = 0; i < n_q; i++) {
             f32x16 weight = v_set1(p[i][j]);
@@ -372,8 +426,8 @@ typedef struct value_query {
 
 /* o = o * corr + sum of p[j] * v[j] for columns c … c + 16*n_c. The keys that all queries see are done together, what only one
  * query sees by itself: a key that a query does not see never touches it, whatever it holds. */
-static ALWAYS_INLINE void value_tile(const value_query *queries, const void *v, size_t d_v, size_t c, const size_t n_q,
-                                     const size_t n_c, const bool half)
+static ALWAYS_INLINE void value_tile(const value_query *queries, page_part v, size_t d_v, size_t c, const size_t n_q,
+                                     const size_t n_c, const page_type type)
 {
     f32x16 acc[VALUE_QUERIES * VALUE_CHUNK > VALUE_CHUNK_ONE ? VALUE_QUERIES * VALUE_CHUNK : VALUE_CHUNK_ONE];
     const float *p[VALUE_QUERIES];
@@ -392,13 +446,13 @@ static ALWAYS_INLINE void value_tile(const value_query *queries, const void *v, 
         UNROLL
         for (size_t i = 0; i < n_q; i++) {
             int32_t end = queries[i].end < from ? queries[i].end : from;
-            add_values(acc + i * n_c, p + i, v, d_v, c, queries[i].begin, end, 1, n_c, half);
+            add_values(acc + i * n_c, p + i, v, d_v, c, queries[i].begin, end, 1, n_c, type);
         }
     }
-    add_values(acc, p, v, d_v, c, from, to, n_q, n_c, half);
+    add_values(acc, p, v, d_v, c, from, to, n_q, n_c, type);
     if (n_q > 1) {
         UNROLL
-        for (size_t i = 0; i < n_q; i++) add_values(acc + i * n_c, p + i, v, d_v, c, to, queries[i].end, 1, n_c, half);
+        for (size_t i = 0; i < n_q; i++) add_values(acc + i * n_c, p + i, v, d_v, c, to, queries[i].end, 1, n_c, type);
     }
     UNROLL
     for (size_t i = 0; i < n_q; i++) {
@@ -408,42 +462,49 @@ static ALWAYS_INLINE void value_tile(const value_query *queries, const void *v, 
 }
 
 /* The last n < 16 columns of one query. */
-static ALWAYS_INLINE void value_tail(const value_query *query, const void *v, size_t d_v, size_t c, size_t n, const bool half)
+static ALWAYS_INLINE void value_tail(const value_query *query, page_part v, size_t d_v, size_t c, size_t n, const page_type type)
 {
     f32x16 acc = v_mul(v_load_n(query->o + c, n), v_set1(query->corr));
     for (int32_t j = query->begin; j < query->end; j++)
-        acc = v_fma(v_set1(query->p[j]), v_page_n(v, (size_t)j * d_v + c, n, half), acc);
+        acc = v_fma(v_set1(query->p[j]), v_value_n(v, (size_t)j, d_v, c, n, type), acc);
     v_store_n(query->o + c, acc, n);
 }
 
-static ALWAYS_INLINE void values(const value_query *queries, size_t n_q, const void *v, size_t d_v, const bool half)
+/* All whole vectors of n_q > 1 queries, which share the conversion of each value. */
+static ALWAYS_INLINE void value_group(const value_query *queries, page_part v, size_t d_v, const size_t n_q, const page_type type)
+{
+    size_t c = 0;
+    for (; c + 16 * VALUE_CHUNK <= d_v; c += 16 * VALUE_CHUNK) value_tile(queries, v, d_v, c, n_q, VALUE_CHUNK, type);
+    for (; c + 16 <= d_v; c += 16) value_tile(queries, v, d_v, c, n_q, 1, type);
+}
+
+static ALWAYS_INLINE void values(const value_query *queries, size_t n_q, page_part v, size_t d_v, const page_type type)
 {
     size_t i = 0;
-    for (; i + VALUE_QUERIES <= n_q; i += VALUE_QUERIES) {
-        size_t c = 0;
-        for (; c + 16 * VALUE_CHUNK <= d_v; c += 16 * VALUE_CHUNK)
-            value_tile(queries + i, v, d_v, c, VALUE_QUERIES, VALUE_CHUNK, half);
-        for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, VALUE_QUERIES, 1, half);
-    }
+    for (; i + VALUE_QUERIES <= n_q; i += VALUE_QUERIES) value_group(queries + i, v, d_v, VALUE_QUERIES, type);
+#if defined(__AVX512F__)
+    if (n_q - i == 3) value_group(queries + i, v, d_v, 3, type), i += 3;
+    if (n_q - i == 2) value_group(queries + i, v, d_v, 2, type), i += 2;
+#endif
     for (; i < n_q; i++) {
         size_t c = 0;
         for (; c + 16 * VALUE_CHUNK_ONE <= d_v; c += 16 * VALUE_CHUNK_ONE)
-            value_tile(queries + i, v, d_v, c, 1, VALUE_CHUNK_ONE, half);
-        for (; c + 64 <= d_v; c += 64) value_tile(queries + i, v, d_v, c, 1, 4, half);
-        for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, 1, 1, half);
+            value_tile(queries + i, v, d_v, c, 1, VALUE_CHUNK_ONE, type);
+        for (; c + 64 <= d_v; c += 64) value_tile(queries + i, v, d_v, c, 1, 4, type);
+        for (; c + 16 <= d_v; c += 16) value_tile(queries + i, v, d_v, c, 1, 1, type);
     }
     if (d_v % 16 != 0)
-        for (i = 0; i < n_q; i++) value_tail(queries + i, v, d_v, d_v / 16 * 16, d_v % 16, half);
+        for (i = 0; i < n_q; i++) value_tail(queries + i, v, d_v, d_v / 16 * 16, d_v % 16, type);
 }
 
-static ALWAYS_INLINE void attend(const ct_attn_tile *tile, const void *kt, const void *v, const bool half)
+static ALWAYS_INLINE void attend(const ct_attn_tile *tile, page_part kt, page_part v, const page_type type)
 {
     float *s = tile->scratch + CT_PAGE_TOKENS * (tile->d_k + tile->d_v); /* [n_q, 32] scores, then weights */
     float m_new[CT_MAX_QUERIES] = {0}, corr[CT_MAX_QUERIES];
     value_query queries[CT_MAX_QUERIES];
     size_t n_seeing = 0;
 
-    scores(s, tile, kt, half);
+    scores(s, tile, kt, type);
     for (size_t i = 0; i < tile->n_q; i++) {
         if (tile->begin[i] >= tile->end[i]) continue;
         const float *si = s + i * CT_PAGE_TOKENS;
@@ -469,21 +530,41 @@ static ALWAYS_INLINE void attend(const ct_attn_tile *tile, const void *kt, const
         tile->m[i] = m_new[i];
         queries[n_seeing++] = (value_query){si, tile->o + i * tile->d_v, corr[i], tile->begin[i], tile->end[i]};
     }
-    values(queries, n_seeing, v, tile->d_v, half);
+    values(queries, n_seeing, v, tile->d_v, type);
 }
 
-static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v) { attend(tile, kt, v, false); }
+static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v) {
+    attend(tile, (page_part){kt, NULL}, (page_part){v, NULL}, PAGE_F32);
+}
 
 /* Pages that are gone through more than once are converted first; for a few queries that would cost more than it saves. */
 static void attend_f16(const ct_attn_tile *tile, const uint16_t *kt, const uint16_t *v)
 {
     if (tile->n_q <= SCORE_QUERIES) {
-        attend(tile, kt, v, true);
+        attend(tile, (page_part){kt, NULL}, (page_part){v, NULL}, PAGE_F16);
         return;
     }
     float *kt32 = tile->scratch, *v32 = kt32 + CT_PAGE_TOKENS * tile->d_k;
     f16_to_f32(kt32, kt, CT_PAGE_TOKENS * tile->d_k);
     f16_to_f32(v32, v, CT_PAGE_TOKENS * tile->d_v);
+    attend_f32(tile, kt32, v32);
+}
+
+static void attend_i8(const ct_attn_tile *tile, const ct_page_i8 *page)
+{
+    page_part kt = {page->kt, page->k_scale}, v = {page->v, page->v_scale};
+    const size_t d_k = tile->d_k, d_v = tile->d_v, whole = d_v / 16 * 16;
+    if (tile->n_q <= SCORE_QUERIES) {
+        attend(tile, kt, v, PAGE_I8);
+        return;
+    }
+    float *kt32 = tile->scratch, *v32 = kt32 + CT_PAGE_TOKENS * d_k;
+    for (size_t d = 0; d < d_k; d++)
+        for (size_t j = 0; j < CT_PAGE_TOKENS; j += 16) v_store(kt32 + d * CT_PAGE_TOKENS + j, v_keys(kt, d, j, PAGE_I8));
+    for (size_t j = 0; j < CT_PAGE_TOKENS; j++) {
+        for (size_t c = 0; c < whole; c += 16) v_store(v32 + j * d_v + c, v_value(v, j, d_v, c, PAGE_I8));
+        if (whole < d_v) v_store_n(v32 + j * d_v + whole, v_value_n(v, j, d_v, whole, d_v - whole, PAGE_I8), d_v - whole);
+    }
     attend_f32(tile, kt32, v32);
 }
 
