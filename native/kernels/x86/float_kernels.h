@@ -250,11 +250,11 @@ static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t r
     size_t k = 0;
     for (; k + 16 <= n_cols; k += 16) {
         f32x16 xv = v_load(x + k);
-        size_t ahead = prefetch_offset(k * elem_bytes, row_bytes, n_r);
+        uintptr_t ahead = stream_ahead(w, k * elem_bytes, n_r);
         UNROLL
         for (size_t r = 0; r < n_r; r++) {
             acc[r] = v_fma(v_weights(w + r * row_bytes, k, type), xv, acc[r]);
-            prefetch(w + r * row_bytes, ahead);
+            prefetch_part(ahead, n_r * 16 * elem_bytes, r, n_r);
         }
     }
     if (k < n_cols) {

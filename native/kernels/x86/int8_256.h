@@ -508,7 +508,7 @@ static ALWAYS_INLINE __m256 add_min(__m256 acc, __m256 m, const act_meta *meta)
 }
 
 /* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. */
-static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead,
+static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead,
                                          const int8_t *q, const act_meta *meta, const size_t n, const ct_type type)
 {
     const size_t at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6, block_bytes = at + 16; /* the nibbles come last */
@@ -536,7 +536,7 @@ static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[T
         }
         p[i] = dot_2(lo, q_lo, hi, q_hi);
         if (type == CT_Q5_0) p[i] = _mm256_add_epi32(p[i], start);
-        if (n == 2) prefetch(rows[i], ahead);
+        prefetch_part(ahead, TILE_ROWS * n * block_bytes, i, TILE_ROWS);
     }
     reduce_8_rows(p, dot);
     UNROLL
@@ -549,7 +549,7 @@ static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[T
 }
 
 /* One block of Q8_0, for 8 rows. */
-static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
                                       const act_meta *meta)
 {
     __m256i qv = load_256(q), p[TILE_ROWS], y[2];
@@ -565,7 +565,7 @@ static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE
         __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(qv, v));
         p[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
-        prefetch(rows[i], ahead);
+        prefetch_part(ahead, TILE_ROWS * 34, i, TILE_ROWS);
     }
     UNROLL
     for (size_t i = 0; i < 2; i++) { /* rows 4i … 4i + 3: their sums, in each 128-bit lane of its 16 elements */
@@ -591,12 +591,12 @@ static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes
         __m256 acc = _mm256_setzero_ps();
         if (type == CT_Q8_0) {
             for (size_t b = 0, pos = 0; b < n_blocks; b++, pos += block_bytes, q += 32, meta++)
-                acc = step_q8_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta);
+                acc = step_q8_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta);
         } else {
             size_t b = 0, pos = 0;
             for (; b + 2 <= n_blocks; b += 2, pos += 2 * block_bytes, q += 64, meta += 2)
-                acc = step_nibbles(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 2, type);
-            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, 0, q, meta, 1, type);
+                acc = step_nibbles(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 2, type);
+            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 1, type);
         }
         store_rows(y + r, acc, n_rows - r);
     }
@@ -689,14 +689,14 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
             UNROLL
             for (size_t j = 0; j < 4; j++) { /* sub-blocks 2j and 2j + 1 */
                 __m256i q0 = load_256(q + 64 * j), q1 = load_256(q + 64 * j + 32), p[TILE_ROWS];
-                size_t ahead = prefetch_offset(pos + 36 * j, row_bytes, TILE_ROWS);
+                uintptr_t ahead = stream_ahead(rows[0], pos + block_bytes / 4 * j, TILE_ROWS);
                 UNROLL
                 for (size_t i = 0; i < TILE_ROWS; i++) {
                     const uint8_t *block = rows[i] + pos;
                     __m256i lo = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j, five), q0);
                     __m256i hi = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j + 1, five), q1);
                     p[i] = _mm256_packs_epi32(lo, hi); /* lanes: first and second half; 4 int16 of sub-block 2j, 4 of 2j + 1 */
-                    prefetch(rows[i], ahead);
+                    prefetch_part(ahead, TILE_ROWS * block_bytes / 4, i, TILE_ROWS);
                 }
                 UNROLL
                 for (size_t i = 0; i < 4; i++) { /* lanes: rows i and i + 4 */
@@ -753,11 +753,11 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                 __m256i qv = load_256(q + 32 * run), p[TILE_ROWS], dot[2];
                 /* what 32 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
                 __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(32), qv));
-                size_t ahead = prefetch_offset(pos + 26 * run, row_bytes, TILE_ROWS);
+                uintptr_t ahead = stream_ahead(rows[0], pos, TILE_ROWS) + (uintptr_t)TILE_ROWS * BLOCK_BYTES / 8 * run;
                 UNROLL
                 for (size_t i = 0; i < TILE_ROWS; i++) {
                     p[i] = dpbusd(start, codes_q6_k(rows[i] + pos, run), qv);
-                    if (run % 2 == 0) prefetch(rows[i], ahead);
+                    prefetch_part(ahead, TILE_ROWS * BLOCK_BYTES / 8, i, TILE_ROWS);
                 }
                 reduce_8_rows(p, dot);
                 acc = add_dot(acc, dot[0], q6_k_d(&scales, 2 * run), meta + run);

@@ -105,18 +105,28 @@ static ALWAYS_INLINE const act_meta *act_meta_of(const void *act, size_t n_cols)
 }
 
 /* ---- prefetch --------------------------------------------------------------------------------------------------------
- * A matrix-vector product reads a group of rows side by side. Where to prefetch, as an offset to what a row reads at byte `pos`:
- * PREFETCH_BYTES further on, in the row below by one group when the row ends before that (the rows of a group follow each other,
- * so nothing is left out). An address past the matrix is harmless, as prefetches do not fault; it is computed as an integer. */
+ * A matrix-vector product reads a group of rows side by side, and the bytes of one group after the other's: as a stream they are
+ * contiguous. Each step asks, line by line, for as many bytes as it reads, PREFETCH_BYTES further on in that stream, into L2: in
+ * L1 they would be gone before they are used. An address past the matrix is harmless, as prefetches do not fault; it is computed
+ * as an integer. */
 
-enum { PREFETCH_BYTES = 1024 };
+enum { PREFETCH_BYTES = 16384 };
 
-static ALWAYS_INLINE size_t prefetch_offset(size_t pos, size_t row_bytes, size_t group_rows)
+/* Where a step of a group that begins at `group` prefetches: at byte `pos` of each of its n_rows rows. */
+static ALWAYS_INLINE uintptr_t stream_ahead(const uint8_t *group, size_t pos, const size_t n_rows)
 {
-    size_t distance = row_bytes < PREFETCH_BYTES ? row_bytes : PREFETCH_BYTES;
-    return pos + distance < row_bytes ? pos + distance : pos + distance + (group_rows - 1) * row_bytes;
+    return (uintptr_t)group + PREFETCH_BYTES + n_rows * pos;
 }
 
+/* The lines of n_bytes from `ahead` on: part `part` of n_parts, so that a step can spread them over its rows. */
+static ALWAYS_INLINE void prefetch_part(uintptr_t ahead, const size_t n_bytes, const size_t part, const size_t n_parts)
+{
+    const size_t n_lines = (n_bytes + 63) / 64;
+    for (size_t i = n_lines * part / n_parts; i < n_lines * (part + 1) / n_parts; i++)
+        _mm_prefetch((const char *)(ahead + 64 * i), _MM_HINT_T1);
+}
+
+/* One line, into L1. */
 static ALWAYS_INLINE void prefetch(const void *p, size_t offset)
 {
     _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T0);
