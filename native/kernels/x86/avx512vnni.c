@@ -650,9 +650,10 @@ static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_R
 }
 
 static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
-                                    const bool has_min)
+                                    const void *next, const bool has_min)
 {
     const size_t n_blocks = n_cols / 32, step_bytes = 4 * (has_min ? 20 : 18);
+    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
@@ -661,25 +662,27 @@ static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
-            acc = step_q4(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 4, has_min);
+            acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 4, has_min);
         switch (n_blocks - b) {
-        case 3: acc = step_q4(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 3, has_min); break;
-        case 2: acc = step_q4(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 2, has_min); break;
-        case 1: acc = step_q4(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 1, has_min); break;
+        case 3: acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 3, has_min); break;
+        case 2: acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2, has_min); break;
+        case 1: acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1, has_min); break;
         default: break;
         }
         store_rows(y + r, acc, n_rows - r);
     }
 }
 
-static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, false);
+    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, next, false);
 }
 
-static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, true);
+    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
 
 /* ---- Q8_0 ---- */
@@ -726,9 +729,11 @@ static ALWAYS_INLINE __m512 step_q8_0(__m512 acc, const uint8_t *const rows[TILE
     return acc;
 }
 
-static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     const size_t n_blocks = n_cols / 32;
+    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
@@ -737,8 +742,8 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 2 <= n_blocks; b += 2, pos += 68, q += 64, meta += 2)
-            acc = step_q8_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 2);
-        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 1);
+            acc = step_q8_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2);
+        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -791,9 +796,11 @@ static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE
     return acc;
 }
 
-static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     const size_t n_blocks = n_cols / 32;
+    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
@@ -802,10 +809,10 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += 88, q += 128, meta += 4)
-            acc = step_q5_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 4);
-        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 3);
-        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 2);
-        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, stream_ahead(rows[0], pos, TILE_ROWS), q, meta, 1);
+            acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 4);
+        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 3);
+        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2);
+        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -813,13 +820,14 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
 /* ---- types of 256 ---- */
 
 static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
-                                       const bool five)
+                                       const void *next, const bool five)
 {
     const size_t block_bytes = five ? 176 : 144;
     const __m512i low = _mm512_set1_epi8(15);
     /* Dot products of two rows per lane, see below -> sub-blocks 0 | 1 and 2 | 3 of eight rows. */
     const __m512i subs_01 = _mm512_setr_epi32(0, 2, 8, 10, 16, 18, 24, 26, 1, 3, 9, 11, 17, 19, 25, 27);
     const __m512i subs_23 = _mm512_setr_epi32(4, 6, 12, 14, 20, 22, 28, 30, 5, 7, 13, 15, 21, 23, 29, 31);
+    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
@@ -832,7 +840,7 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
             for (size_t v = 0; v < 2; v++) { /* 64 bytes: low nibbles are sub-blocks 4v, 4v + 2, high ones 4v + 1, 4v + 3 */
                 __m512i q01 = _mm512_loadu_si512(q + 128 * v), q23 = _mm512_loadu_si512(q + 128 * v + 64);
                 __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x44), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xee);
-                uintptr_t ahead = stream_ahead(rows[0], pos + block_bytes / 2 * v, TILE_ROWS);
+                uintptr_t ahead = stream_ahead(&in, r, pos + block_bytes / 2 * v);
                 __m512i z[4];
                 UNROLL
                 for (size_t i = 0; i < 4; i++) {
@@ -883,19 +891,23 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
     }
 }
 
-static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, false);
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, false);
 }
 
-static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, true);
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
 
-static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     enum { BLOCK_BYTES = 210 };
+    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
@@ -911,7 +923,7 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                 const __m512i zero = _mm512_setzero_si512(), bias = _mm512_set1_epi8(32);
                 __m512i start_lo = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_lo));
                 __m512i start_hi = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_hi));
-                uintptr_t ahead = stream_ahead(rows[0], pos + BLOCK_BYTES / 2 * half, TILE_ROWS);
+                uintptr_t ahead = stream_ahead(&in, r, pos + BLOCK_BYTES / 2 * half);
                 __m512i dot_lo[4], dot_hi[4];
                 UNROLL
                 for (size_t i = 0; i < 4; i++) {

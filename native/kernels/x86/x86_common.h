@@ -107,15 +107,27 @@ static ALWAYS_INLINE const act_meta *act_meta_of(const void *act, size_t n_cols)
 /* ---- prefetch --------------------------------------------------------------------------------------------------------
  * A matrix-vector product reads a group of rows side by side, and the bytes of one group after the other's: as a stream they are
  * contiguous. Each step asks, line by line, for as many bytes as it reads, PREFETCH_BYTES further on in that stream, into L2: in
- * L1 they would be gone before they are used. An address past the matrix is harmless, as prefetches do not fault; it is computed
- * as an integer. */
+ * L1 they would be gone before they are used. Behind the matrix the stream goes on with `next`. Prefetches do not fault; addresses
+ * are integers, as they may lie outside of any object. */
 
-enum { PREFETCH_BYTES = 16384 };
+enum { PREFETCH_BYTES = 24576 };
 
-/* Where a step of a group that begins at `group` prefetches: at byte `pos` of each of its n_rows rows. */
-static ALWAYS_INLINE uintptr_t stream_ahead(const uint8_t *group, size_t pos, const size_t n_rows)
+typedef struct stream {
+    uintptr_t begin, end, next; /* the matrix; what is read after it */
+    size_t row_bytes, group_rows;
+} stream;
+
+static ALWAYS_INLINE stream stream_of(const void *w, size_t row_bytes, size_t n_rows, const void *next, const size_t group_rows)
 {
-    return (uintptr_t)group + PREFETCH_BYTES + n_rows * pos;
+    uintptr_t begin = (uintptr_t)w, end = begin + n_rows * row_bytes;
+    return (stream){begin, end, next != NULL ? (uintptr_t)next : end, row_bytes, group_rows};
+}
+
+/* Where to prefetch when the group of rows that begins with `row` is read at byte `pos` of each. */
+static ALWAYS_INLINE uintptr_t stream_ahead(const stream *s, size_t row, size_t pos)
+{
+    uintptr_t p = s->begin + row * s->row_bytes + s->group_rows * pos + PREFETCH_BYTES;
+    return p < s->end ? p : s->next + (p - s->end);
 }
 
 /* The lines of n_bytes from `ahead` on: part `part` of n_parts, so that a step can spread them over its rows. */
