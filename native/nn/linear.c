@@ -11,7 +11,7 @@ enum {
     MAX_PRODUCTS = 4,
     MATVEC_ALIGN_ROWS = 16,
     TILES_PER_THREAD = 8,
-    EXPECT_BYTES = 128 * 1024, /* of a share, fetched by a thread that waits: half of a small L2 */
+    EXPECT_BYTES = 512 * 1024, /* of a share: what a thread fetches at most while it waits */
     MATVEC_MAX_TOKENS = 2 /* up to here a product with several tokens is several matvecs over rows that are still in L1 */
 };
 
