@@ -140,6 +140,10 @@ static void attend_range(const attend_job *j, const ct_run *run, size_t kv_head,
             for (size_t h = 0; h < n_heads; h++) begin[t * n_heads + h] = lo, end[t * n_heads + h] = hi;
         }
         const uint8_t *at = head_page(kv, run->pages[p], j->layer, kv_head);
+        if (p < last_pos / CT_PAGE_TOKENS) { /* pages lie far apart, and weights have passed through the caches since the last token */
+            const uint8_t *ahead = head_page(kv, run->pages[p + 1], j->layer, kv_head);
+            for (size_t i = 0; i < kv->head_bytes; i += 64) __builtin_prefetch(ahead + i, 0, 2);
+        }
         if (kv->f32) {
             const float *kt = (const float *)(const void *)at;
             j->exec->k->attend_f32(&tile, kt, kt + CT_PAGE_TOKENS * kv->d_k);
