@@ -653,8 +653,9 @@ static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes
                                     const void *next, const bool has_min)
 {
     const size_t n_blocks = n_cols / 32, step_bytes = 4 * (has_min ? 20 : 18);
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -662,11 +663,11 @@ static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
-            acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 4, has_min);
+            acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, has_min);
         switch (n_blocks - b) {
-        case 3: acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 3, has_min); break;
-        case 2: acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2, has_min); break;
-        case 1: acc = step_q4(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1, has_min); break;
+        case 3: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, has_min); break;
+        case 2: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, has_min); break;
+        case 1: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, has_min); break;
         default: break;
         }
         store_rows(y + r, acc, n_rows - r);
@@ -733,8 +734,9 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
                         const void *next)
 {
     const size_t n_blocks = n_cols / 32;
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -742,8 +744,8 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 2 <= n_blocks; b += 2, pos += 68, q += 64, meta += 2)
-            acc = step_q8_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2);
-        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1);
+            acc = step_q8_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2);
+        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -800,8 +802,9 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
                         const void *next)
 {
     const size_t n_blocks = n_cols / 32;
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -809,10 +812,10 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += 88, q += 128, meta += 4)
-            acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 4);
-        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 3);
-        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2);
-        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1);
+            acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4);
+        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3);
+        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2);
+        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -827,8 +830,9 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
     /* Dot products of two rows per lane, see below -> sub-blocks 0 | 1 and 2 | 3 of eight rows. */
     const __m512i subs_01 = _mm512_setr_epi32(0, 2, 8, 10, 16, 18, 24, 26, 1, 3, 9, 11, 17, 19, 25, 27);
     const __m512i subs_23 = _mm512_setr_epi32(4, 6, 12, 14, 20, 22, 28, 30, 5, 7, 13, 15, 21, 23, 29, 31);
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -840,7 +844,7 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
             for (size_t v = 0; v < 2; v++) { /* 64 bytes: low nibbles are sub-blocks 4v, 4v + 2, high ones 4v + 1, 4v + 3 */
                 __m512i q01 = _mm512_loadu_si512(q + 128 * v), q23 = _mm512_loadu_si512(q + 128 * v + 64);
                 __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x44), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xee);
-                uintptr_t ahead = stream_ahead(&in, r, pos + block_bytes / 2 * v);
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + block_bytes / 2 * v);
                 __m512i z[4];
                 UNROLL
                 for (size_t i = 0; i < 4; i++) {
@@ -907,8 +911,9 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                         const void *next)
 {
     enum { BLOCK_BYTES = 210 };
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -923,7 +928,7 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                 const __m512i zero = _mm512_setzero_si512(), bias = _mm512_set1_epi8(32);
                 __m512i start_lo = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_lo));
                 __m512i start_hi = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_hi));
-                uintptr_t ahead = stream_ahead(&in, r, pos + BLOCK_BYTES / 2 * half);
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + BLOCK_BYTES / 2 * half);
                 __m512i dot_lo[4], dot_hi[4];
                 UNROLL
                 for (size_t i = 0; i < 4; i++) {

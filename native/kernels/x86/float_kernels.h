@@ -241,7 +241,7 @@ static ALWAYS_INLINE f32x16 v_weights_n(const uint8_t *row, size_t k, size_t n, 
 }
 
 static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t row_bytes, const float *x, size_t n_cols,
-                                            const stream *in, size_t row, const size_t n_r, const ct_type type)
+                                            uintptr_t group_ahead, const size_t n_r, const ct_type type)
 {
     const size_t elem_bytes = type == CT_F32 ? 4 : 2;
     f32x16 acc[MATVEC_ROWS];
@@ -250,7 +250,7 @@ static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t r
     size_t k = 0;
     for (; k + 16 <= n_cols; k += 16) {
         f32x16 xv = v_load(x + k);
-        uintptr_t ahead = stream_ahead(in, row, k * elem_bytes);
+        uintptr_t ahead = group_ahead + n_r * k * elem_bytes;
         UNROLL
         for (size_t r = 0; r < n_r; r++) {
             acc[r] = v_fma(v_weights(w + r * row_bytes, k, type), xv, acc[r]);
@@ -269,11 +269,11 @@ static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t r
 static ALWAYS_INLINE void matvec_float(float *y, const uint8_t *w, size_t row_bytes, const float *x, size_t n_rows, size_t n_cols,
                                        const void *next, const ct_type type)
 {
-    const stream in = stream_of(w, row_bytes, n_rows, next, MATVEC_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     size_t r = 0;
     for (; r + MATVEC_ROWS <= n_rows; r += MATVEC_ROWS)
-        matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, &in, r, MATVEC_ROWS, type);
-    for (; r < n_rows; r++) matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, &in, r, 1, type);
+        matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, stream_ahead(&in, r), MATVEC_ROWS, type);
+    for (; r < n_rows; r++) matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, stream_ahead(&in, r), 1, type);
 }
 
 static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)

@@ -583,8 +583,9 @@ static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes
                                     const void *next, const size_t block_bytes, const ct_type type)
 {
     const size_t n_blocks = n_cols / 32;
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -592,12 +593,12 @@ static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes
         __m256 acc = _mm256_setzero_ps();
         if (type == CT_Q8_0) {
             for (size_t b = 0, pos = 0; b < n_blocks; b++, pos += block_bytes, q += 32, meta++)
-                acc = step_q8_0(acc, rows, pos, stream_ahead(&in, r, pos), q, meta);
+                acc = step_q8_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta);
         } else {
             size_t b = 0, pos = 0;
             for (; b + 2 <= n_blocks; b += 2, pos += 2 * block_bytes, q += 64, meta += 2)
-                acc = step_nibbles(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 2, type);
-            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, stream_ahead(&in, r, pos), q, meta, 1, type);
+                acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type);
+            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type);
         }
         store_rows(y + r, acc, n_rows - r);
     }
@@ -679,8 +680,9 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
                                        const void *next, const bool five)
 {
     const size_t block_bytes = five ? 176 : 144;
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -691,7 +693,7 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
             UNROLL
             for (size_t j = 0; j < 4; j++) { /* sub-blocks 2j and 2j + 1 */
                 __m256i q0 = load_256(q + 64 * j), q1 = load_256(q + 64 * j + 32), p[TILE_ROWS];
-                uintptr_t ahead = stream_ahead(&in, r, pos + block_bytes / 4 * j);
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + block_bytes / 4 * j);
                 UNROLL
                 for (size_t i = 0; i < TILE_ROWS; i++) {
                     const uint8_t *block = rows[i] + pos;
@@ -743,8 +745,9 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                         const void *next)
 {
     enum { BLOCK_BYTES = 210 };
-    const stream in = stream_of(w, row_bytes, n_rows, next, TILE_ROWS);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -757,7 +760,7 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                 __m256i qv = load_256(q + 32 * run), p[TILE_ROWS], dot[2];
                 /* what 32 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
                 __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(32), qv));
-                uintptr_t ahead = stream_ahead(&in, r, pos) + (uintptr_t)TILE_ROWS * BLOCK_BYTES / 8 * run;
+                uintptr_t ahead = group_ahead + TILE_ROWS * pos + (uintptr_t)TILE_ROWS * BLOCK_BYTES / 8 * run;
                 UNROLL
                 for (size_t i = 0; i < TILE_ROWS; i++) {
                     p[i] = dpbusd(start, codes_q6_k(rows[i] + pos, run), qv);

@@ -114,19 +114,20 @@ enum { PREFETCH_BYTES = 24576 };
 
 typedef struct stream {
     uintptr_t begin, end, next; /* the matrix; what is read after it */
-    size_t row_bytes, group_rows;
+    size_t row_bytes;
 } stream;
 
-static ALWAYS_INLINE stream stream_of(const void *w, size_t row_bytes, size_t n_rows, const void *next, const size_t group_rows)
+static ALWAYS_INLINE stream stream_of(const void *w, size_t row_bytes, size_t n_rows, const void *next)
 {
     uintptr_t begin = (uintptr_t)w, end = begin + n_rows * row_bytes;
-    return (stream){begin, end, next != NULL ? (uintptr_t)next : end, row_bytes, group_rows};
+    return (stream){begin, end, next != NULL ? (uintptr_t)next : end, row_bytes};
 }
 
-/* Where to prefetch when the group of rows that begins with `row` is read at byte `pos` of each. */
-static ALWAYS_INLINE uintptr_t stream_ahead(const stream *s, size_t row, size_t pos)
+/* Where to prefetch while the group of rows that begins with `row` is read; what is read of n rows from byte `pos` of each on is
+ * n * pos bytes further. */
+static ALWAYS_INLINE uintptr_t stream_ahead(const stream *s, size_t row)
 {
-    uintptr_t p = s->begin + row * s->row_bytes + s->group_rows * pos + PREFETCH_BYTES;
+    uintptr_t p = s->begin + row * s->row_bytes + PREFETCH_BYTES;
     return p < s->end ? p : s->next + (p - s->end);
 }
 
