@@ -649,6 +649,41 @@ static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_R
     return acc;
 }
 
+/* The same for two blocks (a row of 576 ends with two): two rows share a register. */
+static ALWAYS_INLINE __m512 step_q4_pairs(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
+                                          const act_meta *meta, const bool has_min)
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i q01 = _mm512_loadu_si512(q);
+    __m512i q_lo = _mm512_shuffle_i64x2(q01, q01, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q01, 0xdd);
+    __m512i half[2], header[4];
+    __m512 d[4], m[4];
+    UNROLL
+    for (size_t i = 0; i < 2; i++) {
+        __m512i p[4], other[4];
+        header[2 * i] = load_q4(rows + 8 * i, pos, 2, has_min, p);
+        header[2 * i + 1] = load_q4(rows + 8 * i + 4, pos, 2, has_min, other);
+        UNROLL
+        for (size_t k = 0; k < 4; k++) { /* lanes: blocks 0 and 1 of row k, then of row k + 4 */
+            __m512i v = _mm512_shuffle_i64x2(p[k], other[k], 0x44);
+            __m512i lo = _mm512_and_si512(v, low), hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+            p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, q_lo), hi, q_hi);
+            prefetch_part(ahead, TILE_ROWS * 2 * (has_min ? 20 : 18), 4 * i + k, 8);
+        }
+        half[i] = reduce_4_rows(p);
+    }
+    f16_columns(header, false, d);
+    if (has_min) f16_columns(header, true, m);
+    UNROLL
+    for (size_t b = 0; b < 2; b++) {
+        __m512i dot = b == 0 ? _mm512_shuffle_i64x2(half[0], half[1], 0x88) : _mm512_shuffle_i64x2(half[0], half[1], 0xdd);
+        if (!has_min) dot = _mm512_add_epi32(dot, _mm512_set1_epi32(meta[b].minus_128_sum >> 4));
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d[b], _mm512_set1_ps(meta[b].a)), acc);
+        if (has_min) acc = _mm512_fmadd_ps(m[b], _mm512_set1_ps(meta[b].a_sum), acc);
+    }
+    return acc;
+}
+
 static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                                     const void *next, const bool has_min)
 {
@@ -666,7 +701,7 @@ static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes
             acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, has_min);
         switch (n_blocks - b) {
         case 3: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, has_min); break;
-        case 2: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, has_min); break;
+        case 2: acc = step_q4_pairs(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, has_min); break;
         case 1: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, has_min); break;
         default: break;
         }
