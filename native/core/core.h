@@ -77,4 +77,12 @@ int ct_pool_threads(const ct_pool *pool);
  * starts on its own contiguous share and takes from the others' when it is through. One caller at a time. */
 void ct_pool_run(ct_pool *pool, ct_tile_fn fn, void *ctx, size_t n_tiles);
 
+/* From the next job on, until it is called again: what the thread will read next after a job. While it waits for others it fetches
+ * these bytes into its caches. Only a hint: the address is never read. Between jobs, by the caller of ct_pool_run. */
+void ct_pool_expect(ct_pool *pool, int thread, const void *p, size_t n_bytes);
+const void *ct_pool_expected(const ct_pool *pool, int thread); /* NULL: nothing */
+
+/* Behind the last tile of a thread's share of n_tiles. */
+size_t ct_pool_share_end(const ct_pool *pool, int thread, size_t n_tiles);
+
 #endif

@@ -22,9 +22,15 @@ enum { SPIN_MICROSECONDS = 100 };
 #define JOB_ONE ((uint64_t)1 << 17)
 #define JOINED_MASK (OPEN_BIT - 1)
 
+typedef struct span {
+    const char *at;
+    size_t n_bytes;
+} span;
+
 typedef struct share {
     _Alignas(64) atomic_size_t next;
     size_t end;
+    span expected; /* by the thread, after the job */
 } share;
 
 struct ct_pool {
@@ -52,6 +58,19 @@ static inline void relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/* One step of waiting: fetches some of what is expected, or lets time pass. */
+static inline void wait_a_little(span *expected)
+{
+    enum { BYTES = 256 };
+    if (expected->n_bytes < BYTES) {
+        relax();
+        return;
+    }
+    for (size_t i = 0; i < BYTES; i += 64) __builtin_prefetch(expected->at + i, 0, 2);
+    expected->at += BYTES;
+    expected->n_bytes -= BYTES;
 }
 
 static uint64_t now_ns(void)
@@ -83,13 +102,13 @@ static bool join_job(ct_pool *pool, uint64_t state)
 }
 
 /* The state once it shows a job other than `seen` that is open; spins, then sleeps. Only stop makes it return a closed one. */
-static uint64_t wait_job(ct_pool *pool, uint64_t seen)
+static uint64_t wait_job(ct_pool *pool, uint64_t seen, span expected)
 {
     uint64_t until = 0;
     for (uint32_t i = 0;; i++) {
         uint64_t state = atomic_load_explicit(&pool->state, memory_order_acquire);
         if (state / JOB_ONE != seen && (state & OPEN_BIT)) return state;
-        relax();
+        wait_a_little(&expected);
         if (i % 64 == 63) {
             uint64_t now = now_ns();
             if (until == 0) until = now + SPIN_MICROSECONDS * 1000u;
@@ -111,11 +130,14 @@ static void *worker_main(void *p)
     worker_arg arg = *(worker_arg *)p;
     free(p);
     uint64_t seen = 0;
+    span expected = {0};
     while (!atomic_load(&arg.pool->stop)) {
-        uint64_t state = wait_job(arg.pool, seen);
+        uint64_t state = wait_job(arg.pool, seen, expected);
         seen = state / JOB_ONE;
+        expected = (span){0};
         if (!join_job(arg.pool, state)) continue;
         take_tiles(arg.pool, arg.thread);
+        expected = arg.pool->shares[arg.thread].expected;
         atomic_fetch_sub_explicit(&arg.pool->state, 1, memory_order_release);
     }
     return NULL;
@@ -168,6 +190,18 @@ void ct_pool_free(ct_pool *pool)
 
 int ct_pool_threads(const ct_pool *pool) { return pool->n_threads; }
 
+void ct_pool_expect(ct_pool *pool, int thread, const void *p, size_t n_bytes)
+{
+    pool->shares[thread].expected = (span){p, n_bytes};
+}
+
+const void *ct_pool_expected(const ct_pool *pool, int thread) { return pool->shares[thread].expected.at; }
+
+size_t ct_pool_share_end(const ct_pool *pool, int thread, size_t n_tiles)
+{
+    return n_tiles * ((size_t)thread + 1) / (size_t)pool->n_threads;
+}
+
 void ct_pool_run(ct_pool *pool, ct_tile_fn fn, void *ctx, size_t n_tiles)
 {
     size_t n_threads = (size_t)pool->n_threads;
@@ -178,8 +212,8 @@ void ct_pool_run(ct_pool *pool, ct_tile_fn fn, void *ctx, size_t n_tiles)
     pool->fn = fn;
     pool->ctx = ctx;
     for (size_t i = 0; i < n_threads; i++) {
-        atomic_store_explicit(&pool->shares[i].next, n_tiles * i / n_threads, memory_order_relaxed);
-        pool->shares[i].end = n_tiles * (i + 1) / n_threads;
+        atomic_store_explicit(&pool->shares[i].next, i == 0 ? 0 : pool->shares[i - 1].end, memory_order_relaxed);
+        pool->shares[i].end = ct_pool_share_end(pool, (int)i, n_tiles);
     }
     uint64_t job = atomic_load_explicit(&pool->state, memory_order_relaxed) / JOB_ONE + 1;
     atomic_store(&pool->state, job * JOB_ONE + OPEN_BIT);
@@ -190,8 +224,9 @@ void ct_pool_run(ct_pool *pool, ct_tile_fn fn, void *ctx, size_t n_tiles)
     }
     take_tiles(pool, 0);
     atomic_fetch_and(&pool->state, ~OPEN_BIT);
+    span expected = pool->shares[0].expected;
     for (uint32_t i = 0; atomic_load_explicit(&pool->state, memory_order_acquire) & JOINED_MASK; i++) {
         if (i % 4096 == 4095) sched_yield();
-        else relax();
+        else wait_a_little(&expected);
     }
 }

@@ -91,8 +91,10 @@ typedef struct ct_kernels {
                     size_t n_cols, size_t n_tok, size_t sub_elems, bool has_min);
 
     /* y[r], r < n_rows, for one token, straight from the file's blocks. NULL: unpack and gemm_i8 are used instead.
-     * For float types `act` is the float32 row itself and the definition is that of gemm_f32. */
-    void (*matvec[CT_N_TYPES])(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols);
+     * For float types `act` is the float32 row itself and the definition is that of gemm_f32. `next`, which is never read, is what
+     * the thread reads after these rows: a hint for prefetching. NULL: what follows them. */
+    void (*matvec[CT_N_TYPES])(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                               const void *next);
 
     /* ---- float products ------------------------------------------------------------------------------------------------
      * y[t*y_stride + r] = 16-lane sum over k of w[r*w_stride + k] * x[t*x_stride + k], accumulated with fma:

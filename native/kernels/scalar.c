@@ -116,8 +116,9 @@ static void gemm_f32(float *y, size_t y_stride, const float *w, size_t w_stride,
         }
 }
 
-static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
+    (void)next;
     gemm_f32(y, 0, w, row_bytes / sizeof(float), x, 0, n_rows, n_cols, 1);
 }
 

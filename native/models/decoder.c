@@ -124,6 +124,7 @@ void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
 
         ct_rms_norm(exec, d->h, d->x, l->attn_norm, n_tok, c->d_model, c->norm_eps);
         ct_input h = {.x = d->h, .act = d->act, .n_tok = n_tok, .n_cols = c->d_model};
+        ct_linear_expect(exec, (ct_product[]){{&l->wo, NULL}}, 1, n_tok);
         ct_linear(exec, &h, (ct_product[]){{&l->wq, d->q}, {&l->wk, d->k}, {&l->wv, d->v}}, 3);
         ct_rope_and_store(exec, &d->kv, layer, batch->runs, batch->n_runs, d->q, d->k, d->v, d->angles, c->n_heads, c->rope.n_rot, c->rope.pairs);
         if (last && batch->n_outputs == 0) return;
@@ -134,18 +135,23 @@ void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
             n_tok = batch->n_outputs;
         }
         ct_input attn = {.x = d->attn, .act = d->act, .n_tok = n_tok, .n_cols = (size_t)c->n_heads * c->d_v};
+        ct_linear_expect(exec, (ct_product[]){{&l->gate, NULL}, {&l->up, NULL}}, 2, n_tok);
         ct_linear(exec, &attn, (ct_product[]){{&l->wo, d->h}}, 1);
         ct_add(exec, d->x, d->h, n_tok, c->d_model);
 
         ct_rms_norm(exec, d->h, d->x, l->ffn_norm, n_tok, c->d_model, c->norm_eps);
         ct_input f = {.x = d->h, .act = d->act, .n_tok = n_tok, .n_cols = c->d_model};
+        ct_linear_expect(exec, (ct_product[]){{&l->down, NULL}}, 1, n_tok);
         ct_linear(exec, &f, (ct_product[]){{&l->gate, d->gate}, {&l->up, d->up}}, 2);
         ct_silu_mul(exec, d->gate, d->up, n_tok, c->n_ff);
         ct_input g = {.x = d->gate, .act = d->act, .n_tok = n_tok, .n_cols = c->n_ff};
+        if (last) ct_linear_expect(exec, (ct_product[]){{&w->head, NULL}}, 1, n_tok);
+        else ct_linear_expect(exec, (ct_product[]){{&l[1].wq, NULL}, {&l[1].wk, NULL}, {&l[1].wv, NULL}}, 3, n_tok);
         ct_linear(exec, &g, (ct_product[]){{&l->down, d->h}}, 1);
         ct_add(exec, d->x, d->h, n_tok, c->d_model);
     }
     ct_rms_norm(exec, d->h, d->x, w->output_norm, n_tok, c->d_model, c->norm_eps);
     ct_input out = {.x = d->h, .act = d->act, .n_tok = n_tok, .n_cols = c->d_model};
+    ct_linear_expect(exec, (ct_product[]){{&w->layers->wq, NULL}, {&w->layers->wk, NULL}, {&w->layers->wv, NULL}}, 3, n_tok);
     ct_linear(exec, &out, (ct_product[]){{&w->head, logits}}, 1);
 }

@@ -11,6 +11,7 @@ enum {
     MAX_PRODUCTS = 4,
     MATVEC_ALIGN_ROWS = 16,
     TILES_PER_THREAD = 8,
+    EXPECT_BYTES = 512 * 1024, /* of a share: what a thread fetches at most while it waits */
     MATVEC_MAX_TOKENS = 2 /* up to here a product with several tokens is several matvecs over rows that are still in L1 */
 };
 
@@ -18,7 +19,7 @@ typedef struct job {
     const ct_exec *exec;
     const ct_input *input;
     size_t act_stride;
-    size_t n_products;
+    size_t n_products, n_tiles;
     struct {
         const ct_matrix *w;
         float *y;
@@ -72,14 +73,14 @@ static void make_panel(const ct_exec *exec, const ct_matrix *w, size_t row, size
     k->pack_panel(scratch, codes, d, m, n_rows, w->n_cols, w->info->sub_elems, w->info->has_min);
 }
 
-static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row, size_t n_rows, uint8_t *scratch)
+static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row, size_t n_rows, const void *next, uint8_t *scratch)
 {
     const ct_kernels *k = j->exec->k;
     const ct_input *in = j->input;
     if (in->n_tok <= MATVEC_MAX_TOKENS && k->matvec[w->type] != NULL) {
         for (size_t t = 0; t < in->n_tok; t++)
             k->matvec[w->type](y + t * w->n_rows + row, w->data + row * w->row_bytes, w->row_bytes, in->act + t * j->act_stride, n_rows,
-                               w->n_cols);
+                               w->n_cols, next);
         return;
     }
     for (size_t done = 0; done < n_rows; done += k->panel_rows) {
@@ -100,12 +101,15 @@ static void linear_tile(void *ctx, size_t tile, int thread)
     size_t row = (tile - j->parts[p].first_tile) * j->parts[p].tile_rows;
     size_t n_rows = ct_min_size(j->parts[p].tile_rows, w->n_rows - row);
     uint8_t *scratch = ct_thread_scratch(j->exec, thread);
+    const void *next = tile + 1 == ct_pool_share_end(j->exec->pool, thread, j->n_tiles) ? ct_pool_expected(j->exec->pool, thread)
+                     : row + n_rows == w->n_rows && p + 1 < j->n_products ? j->parts[p + 1].w->data : NULL;
 
     if (w->info->decode_codes == NULL) {
         if (j->input->n_tok == 1 && j->exec->k->matvec[w->type] != NULL)
-            j->exec->k->matvec[w->type](y + row, w->data + row * w->row_bytes, w->row_bytes, j->input->x, n_rows, w->n_cols);
+            j->exec->k->matvec[w->type](y + row, w->data + row * w->row_bytes, w->row_bytes, j->input->x, n_rows, w->n_cols,
+                                            next);
         else float_rows(j, w, y, row, n_rows, scratch);
-    } else integer_rows(j, w, y, row, n_rows, scratch);
+    } else integer_rows(j, w, y, row, n_rows, next, scratch);
 
     if (w->bias != NULL)
         for (size_t t = 0; t < j->input->n_tok; t++)
@@ -134,34 +138,55 @@ static size_t tile_rows_for(const ct_exec *exec, size_t total_rows, size_t align
     return rows < align ? align : rows / align * align;
 }
 
+/* Cuts the rows of all products into tiles; returns their number. */
+static size_t cut_tiles(job *j, const ct_product *products, size_t n_products, size_t n_tok)
+{
+    size_t total_rows = 0, n_tiles = 0;
+    for (size_t i = 0; i < n_products; i++) total_rows += products[i].w->n_rows;
+    j->n_products = n_products;
+    for (size_t i = 0; i < n_products; i++) {
+        const ct_matrix *w = products[i].w;
+        bool is_float = w->info->decode_codes == NULL;
+        size_t align = is_float ? CT_FLOAT_PANEL_ROWS : n_tok <= MATVEC_MAX_TOKENS ? MATVEC_ALIGN_ROWS : j->exec->k->panel_rows;
+        if (align % MATVEC_ALIGN_ROWS != 0) align = ct_round_up(align, MATVEC_ALIGN_ROWS);
+        j->parts[i].w = w;
+        j->parts[i].y = products[i].y;
+        j->parts[i].tile_rows = tile_rows_for(j->exec, total_rows, align);
+        j->parts[i].first_tile = n_tiles;
+        n_tiles += (w->n_rows + j->parts[i].tile_rows - 1) / j->parts[i].tile_rows;
+    }
+    return n_tiles;
+}
+
+void ct_linear_expect(const ct_exec *exec, const ct_product *products, size_t n_products, size_t n_tok)
+{
+    job j = {.exec = exec};
+    int n_threads = ct_pool_threads(exec->pool);
+    size_t n_tiles = cut_tiles(&j, products, n_products, n_tok), p = 0;
+    for (int i = 0; i < n_threads; i++) {
+        size_t tile = i == 0 ? 0 : ct_pool_share_end(exec->pool, i - 1, n_tiles);
+        while (p + 1 < n_products && tile >= j.parts[p + 1].first_tile) p++;
+        const ct_matrix *w = j.parts[p].w;
+        size_t row = (tile - j.parts[p].first_tile) * j.parts[p].tile_rows;
+        ct_pool_expect(exec->pool, i, w->data + row * w->row_bytes,
+                       n_tok > MATVEC_MAX_TOKENS ? 0 : ct_min_size(EXPECT_BYTES, (w->n_rows - row) * w->row_bytes));
+    }
+}
+
 void ct_linear(const ct_exec *exec, ct_input *input, const ct_product *products, size_t n_products)
 {
-    job j = {.exec = exec, .input = input, .n_products = n_products};
-    size_t total_rows = 0, n_tiles = 0;
+    job j = {.exec = exec, .input = input};
     bool integer = false;
     if (input->n_tok == 0) return;
-    for (size_t i = 0; i < n_products; i++) {
-        total_rows += products[i].w->n_rows;
-        integer |= products[i].w->info->decode_codes != NULL;
-    }
+    for (size_t i = 0; i < n_products; i++) integer |= products[i].w->info->decode_codes != NULL;
     if (integer) j.act_stride = exec->k->act_bytes(input->n_cols);
     if (integer && !input->quantised) {
         quantise_job q = {exec, input, j.act_stride, 8};
         ct_pool_run(exec->pool, quantise_tile, &q, (input->n_tok + q.tile_tokens - 1) / q.tile_tokens);
         input->quantised = true;
     }
-    for (size_t i = 0; i < n_products; i++) {
-        const ct_matrix *w = products[i].w;
-        bool is_float = w->info->decode_codes == NULL;
-        size_t align = is_float ? CT_FLOAT_PANEL_ROWS : input->n_tok <= MATVEC_MAX_TOKENS ? MATVEC_ALIGN_ROWS : exec->k->panel_rows;
-        if (align % MATVEC_ALIGN_ROWS != 0) align = ct_round_up(align, MATVEC_ALIGN_ROWS);
-        j.parts[i].w = w;
-        j.parts[i].y = products[i].y;
-        j.parts[i].tile_rows = tile_rows_for(exec, total_rows, align);
-        j.parts[i].first_tile = n_tiles;
-        n_tiles += (w->n_rows + j.parts[i].tile_rows - 1) / j.parts[i].tile_rows;
-    }
-    ct_pool_run(exec->pool, linear_tile, &j, n_tiles);
+    j.n_tiles = cut_tiles(&j, products, n_products, input->n_tok);
+    ct_pool_run(exec->pool, linear_tile, &j, j.n_tiles);
 }
 
 void ct_embed_rows(const ct_matrix *w, const int32_t *ids, size_t n, float *y)

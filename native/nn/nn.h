@@ -51,6 +51,10 @@ typedef struct ct_product {
 /* All products of one input, in one parallel region. Quantises the input when the first integer product needs it. */
 void ct_linear(const ct_exec *exec, ct_input *input, const ct_product *products, size_t n_products);
 
+/* Says which products ct_linear will be asked for after the next region: threads that wait meanwhile fetch the weights with which
+ * they will begin. Holds until called again. */
+void ct_linear_expect(const ct_exec *exec, const ct_product *products, size_t n_products, size_t n_tok);
+
 /* Rows ids[i] of a matrix as float32, y [n, n_cols]: the token embedding. Every id < n_rows. */
 void ct_embed_rows(const ct_matrix *w, const int32_t *ids, size_t n, float *y);
 

@@ -107,7 +107,7 @@ static void run_matvec(void *ctx)
 {
     const product *p = ctx;
     const void *act = p->info->decode_codes != NULL ? (const void *)p->act : p->x;
-    p->k->matvec[p->type](p->y, matrix, p->row_bytes, act, p->n_rows, p->n_cols);
+    p->k->matvec[p->type](p->y, matrix, p->row_bytes, act, p->n_rows, p->n_cols, NULL);
 }
 
 static void run_gemm(void *ctx)

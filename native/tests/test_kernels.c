@@ -279,7 +279,8 @@ static void check_set(const ct_kernels *k, const int_case *c)
         test_guarded y = floats_alloc(c->n_tok * c->n_rows);
         for (size_t t = 0; t < c->n_tok; t++) {
             test_guarded y1 = floats_alloc(c->n_rows);
-            k->matvec[c->type](floats(&y1), c->w, c->row_bytes, act.data + t * act_stride, c->n_rows, c->n_cols);
+            k->matvec[c->type](floats(&y1), c->w, c->row_bytes, act.data + t * act_stride, c->n_rows, c->n_cols,
+                                t % 2 == 0 ? NULL : act.data); /* a hint changes nothing */
             if (c->n_rows > 0) memcpy(floats(&y) + t * c->n_rows, y1.data, c->n_rows * sizeof(float));
             test_guarded_free(&y1);
         }
@@ -498,7 +499,7 @@ TEST(hostile_numbers_stay_inside)
             const ct_type_info *info = ct_type_get(type);
             if (info == NULL || info->decode_codes == NULL || N % info->block_elems != 0) continue;
             size_t row_bytes = N / info->block_elems * info->block_bytes, n = k->panel_rows < 5 ? k->panel_rows : 5;
-            if (k->matvec[type]) k->matvec[type](floats(&y), bytes.data, row_bytes, act.data, 5, N); /* 0xff: scales are NaN */
+            if (k->matvec[type]) k->matvec[type](floats(&y), bytes.data, row_bytes, act.data, 5, N, NULL); /* 0xff: scales are NaN */
             if (k->unpack[type]) {
                 k->unpack[type](panel.data, bytes.data, row_bytes, n, N);
                 k->gemm_i8(floats(&y), n, panel.data, act.data, k->act_bytes(N), n, N, 1, info->sub_elems, info->has_min);
@@ -591,7 +592,7 @@ TEST(float_matrix_by_vector)
         FOR_SETS(k) {
             if (k->matvec[type] == NULL) continue;
             test_guarded y = floats_alloc(n_rows);
-            k->matvec[type](floats(&y), w.data, row_bytes, floats(&x), n_rows, n_cols);
+            k->matvec[type](floats(&y), w.data, row_bytes, floats(&x), n_rows, n_cols, NULL);
             for (size_t r = 0; r < n_rows; r++)
                 CHECK_MSG(same(floats(&y)[r], want[r]), "%s matvec %s [%zu, %zu]: row %zu is %a, not %a", k->name, info->name,
                           n_rows, n_cols, r, (double)floats(&y)[r], (double)want[r]);

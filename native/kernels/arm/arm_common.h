@@ -414,8 +414,10 @@ ARM_INLINE void arm_pack(arm_put_fn put, void *panel, const int8_t *codes, const
     X(CT_Q4_0) X(CT_Q4_1) X(CT_Q5_0) X(CT_Q5_1) X(CT_Q8_0) X(CT_IQ4_NL) X(CT_Q4_K) X(CT_Q5_K) X(CT_Q6_K) X(CT_TQ2_0)
 
 #define ARM_DEFINE_MATVEC(type)                                                                                        \
-    static void matvec_##type(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols) \
+    static void matvec_##type(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols, \
+                              const void *next)                                                                        \
     {                                                                                                                  \
+        (void)next;                                                                                                    \
         arm_matvec(type, y, w, row_bytes, act, n_rows, n_cols);                                                        \
     }
 #define ARM_SET_MATVEC(type) k->matvec[type] = matvec_##type;

@@ -346,18 +346,21 @@ static void gemm_f32(float *y, size_t y_stride, const float *w, size_t w_stride,
     if (pairs < n_tok) matvec_float(CT_F32, y + pairs * y_stride, w, w_bytes, x + pairs * x_stride, n_rows, n_cols);
 }
 
-static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
+    (void)next;
     matvec_float(CT_F32, y, w, row_bytes, x, n_rows, n_cols);
 }
 
-static void matvec_f16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_f16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
+    (void)next;
     matvec_float(CT_F16, y, w, row_bytes, x, n_rows, n_cols);
 }
 
-static void matvec_bf16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_bf16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
+    (void)next;
     matvec_float(CT_BF16, y, w, row_bytes, x, n_rows, n_cols);
 }
 

@@ -617,7 +617,7 @@ static ALWAYS_INLINE __m512i reduce_4_rows(const __m512i p[4])
 }
 
 /* One step of Q4_0 or Q4_1: 4 blocks (n < 4 at the end of a row) of 16 rows. */
-static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
                                     const act_meta *meta, const size_t n, const bool has_min)
 {
     const __m512i low = _mm512_set1_epi8(15);
@@ -633,7 +633,7 @@ static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_R
         for (size_t k = 0; k < 4; k++) {
             __m512i lo = _mm512_and_si512(p[k], low), hi = _mm512_and_si512(_mm512_srli_epi16(p[k], 4), low);
             p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, q_lo), hi, q_hi);
-            if (n == 4) prefetch(rows[4 * i + k], ahead);
+            prefetch_part(ahead, TILE_ROWS * n * (has_min ? 20 : 18), 4 * i + k, TILE_ROWS);
         }
         dot[i] = reduce_4_rows(p);
     }
@@ -649,11 +649,48 @@ static ALWAYS_INLINE __m512 step_q4(__m512 acc, const uint8_t *const rows[TILE_R
     return acc;
 }
 
+/* The same for two blocks (a row of 576 ends with two): two rows share a register. */
+static ALWAYS_INLINE __m512 step_q4_pairs(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
+                                          const act_meta *meta, const bool has_min)
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i q01 = _mm512_loadu_si512(q);
+    __m512i q_lo = _mm512_shuffle_i64x2(q01, q01, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q01, 0xdd);
+    __m512i half[2], header[4];
+    __m512 d[4], m[4];
+    UNROLL
+    for (size_t i = 0; i < 2; i++) {
+        __m512i p[4], other[4];
+        header[2 * i] = load_q4(rows + 8 * i, pos, 2, has_min, p);
+        header[2 * i + 1] = load_q4(rows + 8 * i + 4, pos, 2, has_min, other);
+        UNROLL
+        for (size_t k = 0; k < 4; k++) { /* lanes: blocks 0 and 1 of row k, then of row k + 4 */
+            __m512i v = _mm512_shuffle_i64x2(p[k], other[k], 0x44);
+            __m512i lo = _mm512_and_si512(v, low), hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
+            p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), lo, q_lo), hi, q_hi);
+            prefetch_part(ahead, TILE_ROWS * 2 * (has_min ? 20 : 18), 4 * i + k, 8);
+        }
+        half[i] = reduce_4_rows(p);
+    }
+    f16_columns(header, false, d);
+    if (has_min) f16_columns(header, true, m);
+    UNROLL
+    for (size_t b = 0; b < 2; b++) {
+        __m512i dot = b == 0 ? _mm512_shuffle_i64x2(half[0], half[1], 0x88) : _mm512_shuffle_i64x2(half[0], half[1], 0xdd);
+        if (!has_min) dot = _mm512_add_epi32(dot, _mm512_set1_epi32(meta[b].minus_128_sum >> 4));
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(d[b], _mm512_set1_ps(meta[b].a)), acc);
+        if (has_min) acc = _mm512_fmadd_ps(m[b], _mm512_set1_ps(meta[b].a_sum), acc);
+    }
+    return acc;
+}
+
 static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
-                                    const bool has_min)
+                                    const void *next, const bool has_min)
 {
     const size_t n_blocks = n_cols / 32, step_bytes = 4 * (has_min ? 20 : 18);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -661,25 +698,27 @@ static ALWAYS_INLINE void matvec_q4(float *y, const uint8_t *w, size_t row_bytes
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
-            acc = step_q4(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 4, has_min);
+            acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, has_min);
         switch (n_blocks - b) {
-        case 3: acc = step_q4(acc, rows, pos, 0, q, meta, 3, has_min); break;
-        case 2: acc = step_q4(acc, rows, pos, 0, q, meta, 2, has_min); break;
-        case 1: acc = step_q4(acc, rows, pos, 0, q, meta, 1, has_min); break;
+        case 3: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, has_min); break;
+        case 2: acc = step_q4_pairs(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, has_min); break;
+        case 1: acc = step_q4(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, has_min); break;
         default: break;
         }
         store_rows(y + r, acc, n_rows - r);
     }
 }
 
-static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, false);
+    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, next, false);
 }
 
-static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, true);
+    matvec_q4(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
 
 /* ---- Q8_0 ---- */
@@ -690,7 +729,7 @@ static ALWAYS_INLINE __m512i add_pairs_32(__m512i a, __m512i b) /* in each lane:
 }
 
 /* One step: 2 blocks (n = 1 at the end of a row) of 16 rows. */
-static ALWAYS_INLINE __m512 step_q8_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+static ALWAYS_INLINE __m512 step_q8_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
                                       const act_meta *meta, const size_t n)
 {
     const __m512i bias = _mm512_set1_epi8(-128);
@@ -707,8 +746,8 @@ static ALWAYS_INLINE __m512 step_q8_0(__m512 acc, const uint8_t *const rows[TILE
             if (n == 2) {
                 v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(row + 36)), 1);
                 scales[1][8 * i + k] = load_u16(row + 34);
-                prefetch(rows[8 * i + k], ahead);
             }
+            prefetch_part(ahead, TILE_ROWS * n * 34, 8 * i + k, TILE_ROWS);
             p[k] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_xor_si512(v, bias), qv);
         }
         UNROLL
@@ -726,10 +765,13 @@ static ALWAYS_INLINE __m512 step_q8_0(__m512 acc, const uint8_t *const rows[TILE
     return acc;
 }
 
-static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     const size_t n_blocks = n_cols / 32;
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -737,8 +779,8 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 2 <= n_blocks; b += 2, pos += 68, q += 64, meta += 2)
-            acc = step_q8_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 2);
-        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, 0, q, meta, 1);
+            acc = step_q8_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2);
+        if (b < n_blocks) acc = step_q8_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -755,7 +797,7 @@ static ALWAYS_INLINE __mmask64 fifth_bits_q5_0(const uint8_t *p, const size_t n)
 }
 
 /* One step: 4 blocks (n < 4 at the end of a row) of 16 rows. */
-static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
                                       const act_meta *meta, const size_t n)
 {
     const __m512i low = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16), zero = _mm512_setzero_si512();
@@ -778,7 +820,7 @@ static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE
             lo = _mm512_mask_add_epi8(lo, fifth_bits_q5_0(row + 2, n), lo, sixteen);
             hi = _mm512_mask_add_epi8(hi, fifth_bits_q5_0(row + 4, n), hi, sixteen);
             p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, q_lo), hi, q_hi);
-            if (n == 4) prefetch(rows[4 * i + k], ahead);
+            prefetch_part(ahead, TILE_ROWS * n * 22, 4 * i + k, TILE_ROWS);
         }
         dot[i] = reduce_4_rows(p);
     }
@@ -791,10 +833,13 @@ static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE
     return acc;
 }
 
-static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     const size_t n_blocks = n_cols / 32;
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -802,10 +847,10 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += 88, q += 128, meta += 4)
-            acc = step_q5_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 4);
-        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, 0, q, meta, 3);
-        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, 0, q, meta, 2);
-        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, 0, q, meta, 1);
+            acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4);
+        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3);
+        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2);
+        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -813,14 +858,16 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
 /* ---- types of 256 ---- */
 
 static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
-                                       const bool five)
+                                       const void *next, const bool five)
 {
     const size_t block_bytes = five ? 176 : 144;
     const __m512i low = _mm512_set1_epi8(15);
     /* Dot products of two rows per lane, see below -> sub-blocks 0 | 1 and 2 | 3 of eight rows. */
     const __m512i subs_01 = _mm512_setr_epi32(0, 2, 8, 10, 16, 18, 24, 26, 1, 3, 9, 11, 17, 19, 25, 27);
     const __m512i subs_23 = _mm512_setr_epi32(4, 6, 12, 14, 20, 22, 28, 30, 5, 7, 13, 15, 21, 23, 29, 31);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -832,7 +879,7 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
             for (size_t v = 0; v < 2; v++) { /* 64 bytes: low nibbles are sub-blocks 4v, 4v + 2, high ones 4v + 1, 4v + 3 */
                 __m512i q01 = _mm512_loadu_si512(q + 128 * v), q23 = _mm512_loadu_si512(q + 128 * v + 64);
                 __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x44), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xee);
-                size_t ahead = prefetch_offset(pos + 64 * v, row_bytes, TILE_ROWS);
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + block_bytes / 2 * v);
                 __m512i z[4];
                 UNROLL
                 for (size_t i = 0; i < 4; i++) {
@@ -841,7 +888,7 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
                     for (size_t k = 0; k < 4; k++) {
                         const uint8_t *row = rows[4 * i + k] + pos;
                         __m512i nibbles = _mm512_loadu_si512(row + (five ? 48 : 16) + 64 * v), lo, hi;
-                        prefetch(rows[4 * i + k], ahead);
+                        prefetch_part(ahead, TILE_ROWS * block_bytes / 2, 4 * i + k, TILE_ROWS);
                         if (five) {
                             __m512i qh = broadcast_32_bytes(row + 16);
                             lo = merge_5_bits(nibbles, fifth_bits(qh, (int)(4 * v), (int)(4 * v + 2)));
@@ -883,20 +930,25 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
     }
 }
 
-static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, false);
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, false);
 }
 
-static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, true);
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
 
-static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     enum { BLOCK_BYTES = 210 };
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -911,7 +963,7 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                 const __m512i zero = _mm512_setzero_si512(), bias = _mm512_set1_epi8(32);
                 __m512i start_lo = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_lo));
                 __m512i start_hi = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, q_hi));
-                size_t ahead = prefetch_offset(pos + 105 * half, row_bytes, TILE_ROWS);
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + BLOCK_BYTES / 2 * half);
                 __m512i dot_lo[4], dot_hi[4];
                 UNROLL
                 for (size_t i = 0; i < 4; i++) {
@@ -922,8 +974,7 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                         codes_q6_k(row + 64 * half, row + 128 + 32 * half, &lo[k], &hi[k]);
                         lo[k] = _mm512_dpbusd_epi32(start_lo, lo[k], q_lo);
                         hi[k] = _mm512_dpbusd_epi32(start_hi, hi[k], q_hi);
-                        prefetch(rows[4 * i + k], ahead);
-                        prefetch(rows[4 * i + k], ahead + 64);
+                        prefetch_part(ahead, TILE_ROWS * BLOCK_BYTES / 2, 4 * i + k, TILE_ROWS);
                     }
                     dot_lo[i] = reduce_4_rows(lo);
                     dot_hi[i] = reduce_4_rows(hi);

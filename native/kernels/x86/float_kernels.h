@@ -259,7 +259,7 @@ static ALWAYS_INLINE f32x16 v_weights_n(const uint8_t *row, size_t k, size_t n, 
 }
 
 static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t row_bytes, const float *x, size_t n_cols,
-                                            const size_t n_r, const ct_type type)
+                                            uintptr_t group_ahead, const size_t n_r, const ct_type type)
 {
     const size_t elem_bytes = type == CT_F32 ? 4 : 2;
     f32x16 acc[MATVEC_ROWS];
@@ -268,11 +268,11 @@ static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t r
     size_t k = 0;
     for (; k + 16 <= n_cols; k += 16) {
         f32x16 xv = v_load(x + k);
-        size_t ahead = prefetch_offset(k * elem_bytes, row_bytes, n_r);
+        uintptr_t ahead = group_ahead + n_r * k * elem_bytes;
         UNROLL
         for (size_t r = 0; r < n_r; r++) {
             acc[r] = v_fma(v_weights(w + r * row_bytes, k, type), xv, acc[r]);
-            prefetch(w + r * row_bytes, ahead);
+            prefetch_part(ahead, n_r * 16 * elem_bytes, r, n_r);
         }
     }
     if (k < n_cols) {
@@ -285,27 +285,28 @@ static ALWAYS_INLINE void matvec_float_rows(float *y, const uint8_t *w, size_t r
 }
 
 static ALWAYS_INLINE void matvec_float(float *y, const uint8_t *w, size_t row_bytes, const float *x, size_t n_rows, size_t n_cols,
-                                       const ct_type type)
+                                       const void *next, const ct_type type)
 {
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     size_t r = 0;
     for (; r + MATVEC_ROWS <= n_rows; r += MATVEC_ROWS)
-        matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, MATVEC_ROWS, type);
-    for (; r < n_rows; r++) matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, 1, type);
+        matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, stream_ahead(&in, r), MATVEC_ROWS, type);
+    for (; r < n_rows; r++) matvec_float_rows(y + r, w + r * row_bytes, row_bytes, x, n_cols, stream_ahead(&in, r), 1, type);
 }
 
-static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_f32(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
-    matvec_float(y, w, row_bytes, x, n_rows, n_cols, CT_F32);
+    matvec_float(y, w, row_bytes, x, n_rows, n_cols, next, CT_F32);
 }
 
-static void matvec_f16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_f16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
-    matvec_float(y, w, row_bytes, x, n_rows, n_cols, CT_F16);
+    matvec_float(y, w, row_bytes, x, n_rows, n_cols, next, CT_F16);
 }
 
-static void matvec_bf16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols)
+static void matvec_bf16(float *y, const void *w, size_t row_bytes, const void *x, size_t n_rows, size_t n_cols, const void *next)
 {
-    matvec_float(y, w, row_bytes, x, n_rows, n_cols, CT_BF16);
+    matvec_float(y, w, row_bytes, x, n_rows, n_cols, next, CT_BF16);
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------------------ */

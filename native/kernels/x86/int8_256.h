@@ -508,7 +508,7 @@ static ALWAYS_INLINE __m256 add_min(__m256 acc, __m256 m, const act_meta *meta)
 }
 
 /* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. */
-static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead,
+static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead,
                                          const int8_t *q, const act_meta *meta, const size_t n, const ct_type type)
 {
     const size_t at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6, block_bytes = at + 16; /* the nibbles come last */
@@ -536,7 +536,7 @@ static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[T
         }
         p[i] = dot_2(lo, q_lo, hi, q_hi);
         if (type == CT_Q5_0) p[i] = _mm256_add_epi32(p[i], start);
-        if (n == 2) prefetch(rows[i], ahead);
+        prefetch_part(ahead, TILE_ROWS * n * block_bytes, i, TILE_ROWS);
     }
     reduce_8_rows(p, dot);
     UNROLL
@@ -549,7 +549,7 @@ static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[T
 }
 
 /* One block of Q8_0, for 8 rows. */
-static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, size_t ahead, const int8_t *q,
+static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
                                       const act_meta *meta)
 {
     __m256i qv = load_256(q), p[TILE_ROWS], y[2];
@@ -565,7 +565,7 @@ static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE
         __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(v), _mm256_sign_epi8(qv, v));
         p[i] = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #endif
-        prefetch(rows[i], ahead);
+        prefetch_part(ahead, TILE_ROWS * 34, i, TILE_ROWS);
     }
     UNROLL
     for (size_t i = 0; i < 2; i++) { /* rows 4i … 4i + 3: their sums, in each 128-bit lane of its 16 elements */
@@ -580,10 +580,12 @@ static ALWAYS_INLINE __m256 step_q8_0(__m256 acc, const uint8_t *const rows[TILE
 }
 
 static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
-                                    const size_t block_bytes, const ct_type type)
+                                    const void *next, const size_t block_bytes, const ct_type type)
 {
     const size_t n_blocks = n_cols / 32;
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -591,12 +593,12 @@ static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes
         __m256 acc = _mm256_setzero_ps();
         if (type == CT_Q8_0) {
             for (size_t b = 0, pos = 0; b < n_blocks; b++, pos += block_bytes, q += 32, meta++)
-                acc = step_q8_0(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta);
+                acc = step_q8_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta);
         } else {
             size_t b = 0, pos = 0;
             for (; b + 2 <= n_blocks; b += 2, pos += 2 * block_bytes, q += 64, meta += 2)
-                acc = step_nibbles(acc, rows, pos, prefetch_offset(pos, row_bytes, TILE_ROWS), q, meta, 2, type);
-            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, 0, q, meta, 1, type);
+                acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type);
+            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type);
         }
         store_rows(y + r, acc, n_rows - r);
     }
@@ -675,10 +677,12 @@ static ALWAYS_INLINE __m256i odd_dwords(__m256i a, __m256i b)
 }
 
 static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
-                                       const bool five)
+                                       const void *next, const bool five)
 {
     const size_t block_bytes = five ? 176 : 144;
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -689,14 +693,14 @@ static ALWAYS_INLINE void matvec_q45_k(float *y, const uint8_t *w, size_t row_by
             UNROLL
             for (size_t j = 0; j < 4; j++) { /* sub-blocks 2j and 2j + 1 */
                 __m256i q0 = load_256(q + 64 * j), q1 = load_256(q + 64 * j + 32), p[TILE_ROWS];
-                size_t ahead = prefetch_offset(pos + 36 * j, row_bytes, TILE_ROWS);
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + block_bytes / 4 * j);
                 UNROLL
                 for (size_t i = 0; i < TILE_ROWS; i++) {
                     const uint8_t *block = rows[i] + pos;
                     __m256i lo = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j, five), q0);
                     __m256i hi = dpbusd(_mm256_setzero_si256(), codes_q45_k(block, 2 * j + 1, five), q1);
                     p[i] = _mm256_packs_epi32(lo, hi); /* lanes: first and second half; 4 int16 of sub-block 2j, 4 of 2j + 1 */
-                    prefetch(rows[i], ahead);
+                    prefetch_part(ahead, TILE_ROWS * block_bytes / 4, i, TILE_ROWS);
                 }
                 UNROLL
                 for (size_t i = 0; i < 4; i++) { /* lanes: rows i and i + 4 */
@@ -737,10 +741,13 @@ static ALWAYS_INLINE __m256 q6_k_d(const q6_k_scales *s, const size_t g)
     return _mm256_mul_ps(s->d, cvt_signed_byte(s->scale[g / 4], g % 4));
 }
 
-static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
     enum { BLOCK_BYTES = 210 };
+    const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
         const int8_t *q = act;
@@ -753,11 +760,11 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
                 __m256i qv = load_256(q + 32 * run), p[TILE_ROWS], dot[2];
                 /* what 32 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
                 __m256i start = _mm256_sub_epi32(_mm256_setzero_si256(), dpbusd(_mm256_setzero_si256(), _mm256_set1_epi8(32), qv));
-                size_t ahead = prefetch_offset(pos + 26 * run, row_bytes, TILE_ROWS);
+                uintptr_t ahead = group_ahead + TILE_ROWS * pos + (uintptr_t)TILE_ROWS * BLOCK_BYTES / 8 * run;
                 UNROLL
                 for (size_t i = 0; i < TILE_ROWS; i++) {
                     p[i] = dpbusd(start, codes_q6_k(rows[i] + pos, run), qv);
-                    if (run % 2 == 0) prefetch(rows[i], ahead);
+                    prefetch_part(ahead, TILE_ROWS * BLOCK_BYTES / 8, i, TILE_ROWS);
                 }
                 reduce_8_rows(p, dot);
                 acc = add_dot(acc, dot[0], q6_k_d(&scales, 2 * run), meta + run);
@@ -768,34 +775,40 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
     }
 }
 
-static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 18, CT_Q4_0);
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 18, CT_Q4_0);
 }
 
-static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 20, CT_Q4_1);
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 20, CT_Q4_1);
 }
 
-static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 22, CT_Q5_0);
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 22, CT_Q5_0);
 }
 
-static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_32(y, w, row_bytes, act, n_rows, n_cols, 34, CT_Q8_0);
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 34, CT_Q8_0);
 }
 
-static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, false);
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, false);
 }
 
-static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols)
+static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
 {
-    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, true);
+    matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
 
 /* ---- unpacking the types of 256: scales 8 rows at a time ------------------------------------------------------------------ */

@@ -105,18 +105,41 @@ static ALWAYS_INLINE const act_meta *act_meta_of(const void *act, size_t n_cols)
 }
 
 /* ---- prefetch --------------------------------------------------------------------------------------------------------
- * A matrix-vector product reads a group of rows side by side. Where to prefetch, as an offset to what a row reads at byte `pos`:
- * PREFETCH_BYTES further on, in the row below by one group when the row ends before that (the rows of a group follow each other,
- * so nothing is left out). An address past the matrix is harmless, as prefetches do not fault; it is computed as an integer. */
+ * A matrix-vector product reads a group of rows side by side, and the bytes of one group after the other's: as a stream they are
+ * contiguous. Each step asks, line by line, for as many bytes as it reads, PREFETCH_BYTES further on in that stream, into L2: in
+ * L1 they would be gone before they are used. Behind the matrix the stream goes on with `next`. Prefetches do not fault; addresses
+ * are integers, as they may lie outside of any object. */
 
-enum { PREFETCH_BYTES = 1024 };
+enum { PREFETCH_BYTES = 24576 };
 
-static ALWAYS_INLINE size_t prefetch_offset(size_t pos, size_t row_bytes, size_t group_rows)
+typedef struct stream {
+    uintptr_t begin, end, next; /* the matrix; what is read after it */
+    size_t row_bytes;
+} stream;
+
+static ALWAYS_INLINE stream stream_of(const void *w, size_t row_bytes, size_t n_rows, const void *next)
 {
-    size_t distance = row_bytes < PREFETCH_BYTES ? row_bytes : PREFETCH_BYTES;
-    return pos + distance < row_bytes ? pos + distance : pos + distance + (group_rows - 1) * row_bytes;
+    uintptr_t begin = (uintptr_t)w, end = begin + n_rows * row_bytes;
+    return (stream){begin, end, next != NULL ? (uintptr_t)next : end, row_bytes};
 }
 
+/* Where to prefetch while the group of rows that begins with `row` is read; what is read of n rows from byte `pos` of each on is
+ * n * pos bytes further. */
+static ALWAYS_INLINE uintptr_t stream_ahead(const stream *s, size_t row)
+{
+    uintptr_t p = s->begin + row * s->row_bytes + PREFETCH_BYTES;
+    return p < s->end ? p : s->next + (p - s->end);
+}
+
+/* The lines of n_bytes from `ahead` on: part `part` of n_parts, so that a step can spread them over its rows. */
+static ALWAYS_INLINE void prefetch_part(uintptr_t ahead, const size_t n_bytes, const size_t part, const size_t n_parts)
+{
+    const size_t n_lines = (n_bytes + 63) / 64;
+    for (size_t i = n_lines * part / n_parts; i < n_lines * (part + 1) / n_parts; i++)
+        _mm_prefetch((const char *)(ahead + 64 * i), _MM_HINT_T1);
+}
+
+/* One line, into L1. */
 static ALWAYS_INLINE void prefetch(const void *p, size_t offset)
 {
     _mm_prefetch((const char *)((uintptr_t)p + offset), _MM_HINT_T0);
