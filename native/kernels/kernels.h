@@ -96,6 +96,12 @@ typedef struct ct_kernels {
     void (*matvec[CT_N_TYPES])(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                                const void *next);
 
+    /* y[t*y_stride + r], r < n_rows, for 1 … few_tokens tokens (rows of quantize_act, act_stride bytes apart), straight from the
+     * file's blocks. NULL: unpack and gemm_i8 are used instead. */
+    size_t few_tokens;
+    void (*matmul_few[CT_N_TYPES])(float *y, size_t y_stride, const void *w, size_t row_bytes, const void *act, size_t act_stride,
+                                   size_t n_rows, size_t n_cols, size_t n_tok, const void *next);
+
     /* ---- float products ------------------------------------------------------------------------------------------------
      * y[t*y_stride + r] = 16-lane sum over k of w[r*w_stride + k] * x[t*x_stride + k], accumulated with fma:
      * partial[k % 16] = fma(w, x, partial[k % 16]). Strides in elements. Any n_cols, n_rows, n_tok. */

@@ -83,6 +83,11 @@ static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row,
                                w->n_cols, next);
         return;
     }
+    if (in->n_tok <= k->few_tokens && k->matmul_few[w->type] != NULL) {
+        k->matmul_few[w->type](y + row, w->n_rows, w->data + row * w->row_bytes, w->row_bytes, in->act, j->act_stride, n_rows, w->n_cols,
+                               in->n_tok, next);
+        return;
+    }
     for (size_t done = 0; done < n_rows; done += k->panel_rows) {
         size_t n = ct_min_size(k->panel_rows, n_rows - done);
         make_panel(j->exec, w, row + done, n, scratch);

@@ -287,6 +287,12 @@ static void check_set(const ct_kernels *k, const int_case *c)
         check_y(k, c, "matvec", floats(&y), c->n_rows);
         test_guarded_free(&y);
     }
+    if (c->w != NULL && k->matmul_few[c->type] != NULL && c->n_tok <= k->few_tokens) {
+        test_guarded y = floats_alloc(n_y);
+        k->matmul_few[c->type](floats(&y), y_stride, c->w, c->row_bytes, act.data, act_stride, c->n_rows, c->n_cols, c->n_tok, NULL);
+        check_y(k, c, "matmul_few", floats(&y), y_stride);
+        test_guarded_free(&y);
+    }
     test_guarded_free(&act);
 }
 

@@ -427,10 +427,12 @@ static ALWAYS_INLINE void unpack_64(uint8_t *panel, size_t tile, const uint8_t *
     store_codes(panel, tile, b * 32, n, v, type == CT_Q6_K ? 16 : 32, type == CT_Q4_K || type == CT_Q5_K);
 }
 
-/* The next 16 rows follow these in memory; their share of step b … b + n - 1 of n_blocks is asked for, line by line. */
-static ALWAYS_INLINE void prefetch_next_tile(const uint8_t *const rows[TILE_ROWS], size_t tile_bytes, size_t b, size_t n, size_t n_blocks)
+/* Rows follow each other in memory: the share of step b … b + n - 1 of n_blocks in the stream that follows these 16. */
+static ALWAYS_INLINE void prefetch_share(const uint8_t *const rows[TILE_ROWS], size_t tile_bytes, size_t b, size_t n, size_t n_blocks)
 {
-    for (size_t at = tile_bytes * b / n_blocks, end = tile_bytes * (b + n) / n_blocks; at < end; at += 64) prefetch(rows[0], tile_bytes + at);
+    const uintptr_t ahead = (uintptr_t)rows[0] + PREFETCH_BYTES;
+    for (size_t at = tile_bytes * b / n_blocks, end = tile_bytes * (b + n) / n_blocks; at < end; at += 64)
+        _mm_prefetch((const char *)(ahead + at), _MM_HINT_T1);
 }
 
 /* 16 rows of a panel; a tile without rows repeats the first with zeros for scales. */
@@ -442,7 +444,7 @@ static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t
     if (type == CT_Q4_0 || type == CT_Q4_1) {
         const bool has_min = type == CT_Q4_1;
         for (; b + 4 <= n_blocks; b += 4) {
-            prefetch_next_tile(rows, tile_bytes, b, 4, n_blocks);
+            prefetch_share(rows, tile_bytes, b, 4, n_blocks);
             unpack_q4_blocks(panel, tile, rows, there, b, 4, has_min);
         }
         if (n_blocks - b == 3) unpack_q4_blocks(panel, tile, rows, there, b, 3, has_min);
@@ -451,7 +453,7 @@ static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t
         return;
     }
     for (; b + 2 <= n_blocks; b += 2) {
-        prefetch_next_tile(rows, tile_bytes, b, 2, n_blocks);
+        prefetch_share(rows, tile_bytes, b, 2, n_blocks);
         unpack_64(panel, tile, rows, b, 64, type);
     }
     if (type == CT_Q8_0 || type == CT_Q5_0) {
@@ -992,6 +994,182 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
     }
 }
 
+/* ---- matrix x few tokens, straight from the blocks ------------------------------------------------------------------------
+ * Between a vector and a panel: 16 rows are read side by side and their codes transposed once, in registers, for all tokens.
+ * Nothing is written but the results, and each byte of weights is read once. */
+
+enum { FEW_TOKENS = 8 };
+
+/* Tokens' quantised rows; where there are fewer than a kernel computes, the last repeats. */
+typedef struct few_acts {
+    const uint8_t *row[FEW_TOKENS];
+    size_t meta; /* offset of a row's act_meta */
+} few_acts;
+
+/* One sub-block of 16 rows: codes [sub_elems / 4], dwords of four elements, unsigned by an offset of 128 >> bias_shift (none: 8).
+ * k: first element of the block of 32, half: which half of it (sub-blocks of 16). */
+static ALWAYS_INLINE void few_sub_block(__m512 acc[FEW_TOKENS], const __m512i codes[], __m512 d, __m512 m, const few_acts *x, size_t k,
+                                        const size_t half, const size_t n_t, const size_t sub_elems, const unsigned bias_shift,
+                                        const bool has_min)
+{
+    const size_t meta = x->meta + k / CT_ACT_BLOCK * sizeof(act_meta);
+    __m512i dot[FEW_TOKENS];
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) {
+        dot[t] = _mm512_setzero_si512();
+        if (bias_shift == 8) continue;
+        dot[t] = _mm512_set1_epi32(load_i32(x->row[t] + meta + minus_128_at(sub_elems, half)));
+        if (bias_shift > 0) dot[t] = _mm512_srai_epi32(dot[t], bias_shift);
+    }
+    UNROLL
+    for (size_t i = 0; i < sub_elems / 4; i++) {
+        UNROLL
+        for (size_t t = 0; t < n_t; t++)
+            dot[t] = _mm512_dpbusd_epi32(dot[t], codes[i], _mm512_set1_epi32(load_i32(x->row[t] + k + half * 16 + 4 * i)));
+    }
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) {
+        __m512 a = _mm512_castsi512_ps(_mm512_set1_epi32(load_i32(x->row[t] + meta + offsetof(act_meta, a))));
+        acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[t]), _mm512_mul_ps(d, a), acc[t]);
+        if (!has_min) continue;
+        __m512 sum = _mm512_castsi512_ps(_mm512_set1_epi32(load_i32(x->row[t] + meta + a_sum_at(sub_elems, half))));
+        acc[t] = _mm512_fmadd_ps(m, sum, acc[t]);
+    }
+}
+
+/* Block b of Q4_0 or Q4_1. at: where row r begins, from row 0 on. */
+static ALWAYS_INLINE void few_q4(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], __m512i at, size_t b, const few_acts *x,
+                                 const size_t n_t, const bool has_min)
+{
+    const size_t pos = b * (has_min ? 20 : 18);
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i v[4], codes[8];
+    load_columns(rows, pos + (has_min ? 4 : 2), v);
+    __m512i head = _mm512_i32gather_epi32(at, rows[0] + pos, 1);
+    UNROLL
+    for (size_t j = 0; j < 4; j++) { /* four elements each of the block's first and second 16 */
+        codes[j] = _mm512_and_si512(v[j], low);
+        codes[4 + j] = _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low);
+    }
+    __m512 d = cvt_f16_dwords(head), m = has_min ? cvt_f16_dwords(_mm512_srli_epi32(head, 16)) : d;
+    few_sub_block(acc, codes, d, m, x, b * 32, 0, n_t, 32, has_min ? 8 : 4, has_min);
+}
+
+/* Blocks b and, n = 64, b + 1; d and m of their sub-blocks. */
+static ALWAYS_INLINE void few_64(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, const size_t n, const __m512 d[4],
+                                 const __m512 m[4], const few_acts *x, const size_t n_t, const ct_type type)
+{
+    const size_t sub_elems = type == CT_Q6_K ? 16 : 32;
+    const bool has_min = type == CT_Q4_K || type == CT_Q5_K;
+    __m512i v[TILE_ROWS];
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) v[i] = codes_64(rows[i], b, n, type);
+    transpose_16x16(v);
+    UNROLL
+    for (size_t g = 0; g < n / sub_elems; g++)
+        few_sub_block(acc, v + g * sub_elems / 4, d[g], has_min ? m[g] : d[g], x, (b + g * sub_elems / 32) * 32, g * sub_elems % 32 / 16, n_t,
+                      sub_elems, 0, has_min);
+}
+
+/* A block of 256. */
+static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, const few_acts *x, const size_t n_t,
+                                  const ct_type type)
+{
+    __m512 d[4], m[4];
+    if (type == CT_Q6_K) {
+        q6_k_scales s = load_q6_k_scales(rows, b / 8 * 210);
+        for (size_t i = 0; i < 4; i++) {
+            UNROLL
+            for (size_t g = 0; g < 4; g++) d[g] = _mm512_mul_ps(s.d, cvt_signed_byte(s.scale[i], g));
+            few_64(acc, rows, b + 2 * i, 64, d, d, x, n_t, type);
+        }
+        return;
+    }
+    k_scales s = load_k_scales(rows, b / 8 * (type == CT_Q4_K ? 144 : 176));
+    for (size_t i = 0; i < 4; i++) { /* sub-blocks 2i and 2i + 1, whose six bits are shifted down as they are used */
+        UNROLL
+        for (size_t g = 0; g < 2; g++) {
+            d[g] = _mm512_mul_ps(s.d, cvt_byte(s.scale[i / 2], g));
+            m[g] = _mm512_mul_ps(s.minus_dmin, cvt_byte(s.min[i / 2], g));
+        }
+        s.scale[i / 2] = _mm512_srli_epi32(s.scale[i / 2], 16);
+        s.min[i / 2] = _mm512_srli_epi32(s.min[i / 2], 16);
+        few_64(acc, rows, b + 2 * i, 64, d, m, x, n_t, type);
+    }
+}
+
+/* n_rows <= 16 rows x n_t tokens, of which the first n_tok are stored. ahead: see stream_ahead. */
+static ALWAYS_INLINE void few_tile(float *y, size_t y_stride, const uint8_t *w, size_t row_bytes, uintptr_t ahead, const few_acts *x,
+                                   size_t n_rows, size_t n_cols, size_t n_tok, const size_t n_t, const ct_type type)
+{
+    const bool plain = type == CT_Q4_0 || type == CT_Q4_1 || type == CT_Q5_0 || type == CT_Q8_0;
+    const size_t n_blocks = n_cols / 32, step = type == CT_Q4_0 || type == CT_Q4_1 ? 4 : plain ? 2 : 8; /* blocks between prefetches */
+    const size_t block_bytes = type == CT_Q4_0 ? 18 : type == CT_Q4_1 ? 20 : type == CT_Q5_0 ? 22 : 34; /* plain ones */
+    const size_t step_bytes = TILE_ROWS * (type == CT_Q4_K ? 144 : type == CT_Q5_K ? 176 : type == CT_Q6_K ? 210 : step * block_bytes);
+    const uint8_t *rows[TILE_ROWS];
+    __m512 acc[FEW_TOKENS];
+    row_pointers(rows, w, row_bytes, n_rows);
+    UNROLL
+    for (size_t t = 0; t < n_t; t++) acc[t] = _mm512_setzero_ps();
+    if (type == CT_Q4_0 || type == CT_Q4_1) {
+        uint32_t offsets[TILE_ROWS];
+        for (size_t r = 0; r < TILE_ROWS; r++) offsets[r] = (uint32_t)(rows[r] - w);
+        const __m512i at = _mm512_loadu_si512(offsets);
+        for (size_t b = 0; b < n_blocks; b++) {
+            if (b % step == 0) prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
+            few_q4(acc, rows, at, b, x, n_t, type == CT_Q4_1);
+        }
+    } else if (plain) {
+        for (size_t b = 0; b < n_blocks; b += 2) {
+            prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
+            __m512 d[4] = {load_f16(rows, b * block_bytes)};
+            if (b + 1 < n_blocks) {
+                d[1] = load_f16(rows, (b + 1) * block_bytes);
+                few_64(acc, rows, b, 64, d, d, x, n_t, type);
+            } else few_64(acc, rows, b, 32, d, d, x, n_t, type);
+        }
+    } else {
+        for (size_t b = 0; b < n_blocks; b += 8) {
+            prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
+            few_256(acc, rows, b, x, n_t, type);
+        }
+    }
+    UNROLL
+    for (size_t t = 0; t < n_t; t++)
+        if (t < n_tok) _mm512_mask_storeu_ps(y + t * y_stride, rows_there(n_rows), acc[t]);
+}
+
+static ALWAYS_INLINE void matmul_few(float *y, size_t y_stride, const uint8_t *w, size_t row_bytes, const uint8_t *act, size_t act_stride,
+                                     size_t n_rows, size_t n_cols, size_t n_tok, const void *next, const ct_type type)
+{
+    const stream s = stream_of(w, row_bytes, n_rows, next);
+    few_acts x = {.meta = act_blocks(n_cols) * CT_ACT_BLOCK};
+    if (n_tok == 0) return;
+    for (size_t t = 0; t < FEW_TOKENS; t++) x.row[t] = act + (t < n_tok ? t : n_tok - 1) * act_stride;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *from = w + r * row_bytes;
+        const uintptr_t ahead = stream_ahead(&s, r);
+        if (n_tok <= 2) few_tile(y + r, y_stride, from, row_bytes, ahead, &x, n_rows - r, n_cols, n_tok, 2, type);
+        else if (n_tok <= 4) few_tile(y + r, y_stride, from, row_bytes, ahead, &x, n_rows - r, n_cols, n_tok, 4, type);
+        else if (n_tok <= 6) few_tile(y + r, y_stride, from, row_bytes, ahead, &x, n_rows - r, n_cols, n_tok, 6, type);
+        else few_tile(y + r, y_stride, from, row_bytes, ahead, &x, n_rows - r, n_cols, n_tok, 8, type);
+    }
+}
+
+#define MATMUL_FEW(name, type)                                                                                              \
+    static void name(float *y, size_t y_stride, const void *w, size_t row_bytes, const void *act, size_t act_stride,        \
+                     size_t n_rows, size_t n_cols, size_t n_tok, const void *next)                                          \
+    {                                                                                                                       \
+        matmul_few(y, y_stride, w, row_bytes, act, act_stride, n_rows, n_cols, n_tok, next, type);                                \
+    }
+MATMUL_FEW(few_q4_0, CT_Q4_0)
+MATMUL_FEW(few_q4_1, CT_Q4_1)
+MATMUL_FEW(few_q5_0, CT_Q5_0)
+MATMUL_FEW(few_q8_0, CT_Q8_0)
+MATMUL_FEW(few_q4_k, CT_Q4_K)
+MATMUL_FEW(few_q5_k, CT_Q5_K)
+MATMUL_FEW(few_q6_k, CT_Q6_K)
+
 void ct_kernels_init_avx512vnni(ct_kernels *k)
 {
     *k = (ct_kernels){
@@ -1024,6 +1202,14 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
     k->unpack[CT_Q4_K] = unpack_q4_k;
     k->unpack[CT_Q5_K] = unpack_q5_k;
     k->unpack[CT_Q6_K] = unpack_q6_k;
+    k->few_tokens = FEW_TOKENS;
+    k->matmul_few[CT_Q4_0] = few_q4_0;
+    k->matmul_few[CT_Q4_1] = few_q4_1;
+    k->matmul_few[CT_Q5_0] = few_q5_0;
+    k->matmul_few[CT_Q8_0] = few_q8_0;
+    k->matmul_few[CT_Q4_K] = few_q4_k;
+    k->matmul_few[CT_Q5_K] = few_q5_k;
+    k->matmul_few[CT_Q6_K] = few_q6_k;
     k->matvec[CT_F32] = matvec_f32;
     k->matvec[CT_F16] = matvec_f16;
     k->matvec[CT_BF16] = matvec_bf16;
