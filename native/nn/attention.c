@@ -33,7 +33,7 @@ typedef struct store_job {
     const ct_run *runs;
     float *q, *k;
     const float *v, *angles;
-    size_t layer, n_heads, n_rot, n_runs;
+    size_t layer, n_heads, n_rot, n_runs, tile_tokens;
     ct_rope_pairs pairs;
 } store_job;
 
@@ -67,13 +67,13 @@ static void store_head(const store_job *j, uint8_t *page, size_t head, size_t sl
     }
 }
 
-/* Tile: the tokens of the batch that fall into one block of 32 rows; pages are written by columns, so neighbours stay together. */
+/* Tile: up to 32 rows of the batch, in a row; pages are written by columns, so neighbours stay together where there are many. */
 static void store_tile(void *ctx, size_t tile, int thread)
 {
     const store_job *j = ctx;
     const ct_kv_layout *kv = j->kv;
     (void)thread;
-    size_t begin = tile * CT_PAGE_TOKENS, end = begin + CT_PAGE_TOKENS;
+    size_t begin = tile * j->tile_tokens, end = begin + j->tile_tokens;
     for (size_t i = 0; i < j->n_runs; i++) {
         const ct_run *run = &j->runs[i];
         size_t from = run->first > begin ? run->first : begin, to = ct_min_size(run->first + run->n_tok, end);
@@ -93,9 +93,10 @@ static void store_tile(void *ctx, size_t tile, int thread)
 void ct_rope_and_store(const ct_exec *exec, const ct_kv_layout *kv, size_t layer, const ct_run *runs, size_t n_runs, float *q, float *k,
                        const float *v, const float *angles, size_t n_heads, size_t n_rot, ct_rope_pairs pairs)
 {
-    store_job j = {exec, kv, runs, q, k, v, angles, layer, n_heads, n_rot, n_runs, pairs};
     size_t n_tok = n_runs == 0 ? 0 : runs[n_runs - 1].first + runs[n_runs - 1].n_tok;
-    ct_pool_run(exec->pool, store_tile, &j, (n_tok + CT_PAGE_TOKENS - 1) / CT_PAGE_TOKENS);
+    size_t share = (n_tok + (size_t)ct_pool_threads(exec->pool) - 1) / (size_t)ct_pool_threads(exec->pool);
+    store_job j = {exec, kv, runs, q, k, v, angles, layer, n_heads, n_rot, n_runs, ct_min_size(share, CT_PAGE_TOKENS), pairs};
+    if (n_tok > 0) ct_pool_run(exec->pool, store_tile, &j, (n_tok + j.tile_tokens - 1) / j.tile_tokens);
 }
 
 /* ---- attending ---- */

@@ -1,13 +1,16 @@
 /* elementwise.c: norms, activations and sums over the tokens of a batch. */
 #include "nn/nn.h"
 
-enum { TILE_TOKENS = 16 };
+enum {
+    TILE_TOKENS = 16,
+    TILE_ELEMS = 4096 /* fewer are not worth another thread */
+};
 
 typedef struct job {
     const ct_kernels *k;
     float *y;
     const float *x, *weight;
-    size_t n_tok, n;
+    size_t n_tok, n, tile_tokens;
     float eps;
     void (*row)(const struct job *j, size_t t);
 } job;
@@ -20,11 +23,15 @@ static void tile(void *ctx, size_t index, int thread)
 {
     const job *j = ctx;
     (void)thread;
-    size_t end = ct_min_size((index + 1) * TILE_TOKENS, j->n_tok);
-    for (size_t t = index * TILE_TOKENS; t < end; t++) j->row(j, t);
+    size_t end = ct_min_size((index + 1) * j->tile_tokens, j->n_tok);
+    for (size_t t = index * j->tile_tokens; t < end; t++) j->row(j, t);
 }
 
-static void run(const ct_exec *exec, job j) { ct_pool_run(exec->pool, tile, &j, (j.n_tok + TILE_TOKENS - 1) / TILE_TOKENS); }
+static void run(const ct_exec *exec, job j)
+{
+    j.tile_tokens = j.n < TILE_ELEMS ? ct_min_size((TILE_ELEMS + j.n - 1) / j.n, TILE_TOKENS) : 1;
+    ct_pool_run(exec->pool, tile, &j, (j.n_tok + j.tile_tokens - 1) / j.tile_tokens);
+}
 
 void ct_rms_norm(const ct_exec *exec, float *y, const float *x, const float *weight, size_t n_tok, size_t n, float eps)
 {

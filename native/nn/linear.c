@@ -186,7 +186,7 @@ void ct_linear(const ct_exec *exec, ct_input *input, const ct_product *products,
     for (size_t i = 0; i < n_products; i++) integer |= products[i].w->info->decode_codes != NULL;
     if (integer) j.act_stride = exec->k->act_bytes(input->n_cols);
     if (integer && !input->quantised) {
-        quantise_job q = {exec, input, j.act_stride, 8};
+        quantise_job q = {exec, input, j.act_stride, 4};
         ct_pool_run(exec->pool, quantise_tile, &q, (input->n_tok + q.tile_tokens - 1) / q.tile_tokens);
         input->quantised = true;
     }

@@ -89,7 +89,7 @@ typedef struct ct_rope_config {
  * YaRN: Peng et al. 2023, arXiv:2309.00071, section 3. */
 void ct_rope_frequencies(const ct_rope_config *config, double *freq, float *magnitude);
 
-/* cos and sin of one position: out [n_rot/2, 2]. */
+/* cos and sin of one position: out [2, n_rot/2]. */
 void ct_rope_angles(const double *freq, float magnitude, size_t n_rot, int32_t pos, float *out);
 
 /* Turns n_heads heads of d_head elements, in place. */

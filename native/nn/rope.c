@@ -35,19 +35,34 @@ void ct_rope_angles(const double *freq, float magnitude, size_t n_rot, int32_t p
 {
     for (size_t i = 0; i < n_rot / 2; i++) {
         double angle = (double)pos * freq[i];
-        out[2 * i] = (float)cos(angle) * magnitude;
-        out[2 * i + 1] = (float)sin(angle) * magnitude;
+        out[i] = (float)cos(angle) * magnitude;
+        out[n_rot / 2 + i] = (float)sin(angle) * magnitude;
+    }
+}
+
+/* Plain loops that the compiler turns into vector code: nothing aliases, strides are constants. */
+static void turn_adjacent(float *restrict x, size_t n_pairs, const float *restrict c, const float *restrict s)
+{
+    for (size_t i = 0; i < n_pairs; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * c[i] - b * s[i];
+        x[2 * i + 1] = a * s[i] + b * c[i];
+    }
+}
+
+static void turn_halves(float *restrict x, float *restrict y, size_t n_pairs, const float *restrict c, const float *restrict s)
+{
+    for (size_t i = 0; i < n_pairs; i++) {
+        float a = x[i], b = y[i];
+        x[i] = a * c[i] - b * s[i];
+        y[i] = a * s[i] + b * c[i];
     }
 }
 
 void ct_rope_apply(float *x, size_t n_heads, size_t d_head, size_t n_rot, ct_rope_pairs pairs, const float *angles)
 {
-    size_t step = pairs == CT_ROPE_ADJACENT ? 2 : 1, partner = pairs == CT_ROPE_ADJACENT ? 1 : n_rot / 2;
+    size_t n_pairs = n_rot / 2;
     for (size_t h = 0; h < n_heads; h++, x += d_head)
-        for (size_t i = 0; i < n_rot / 2; i++) {
-            float c = angles[2 * i], s = angles[2 * i + 1];
-            float a = x[i * step], b = x[i * step + partner];
-            x[i * step] = a * c - b * s;
-            x[i * step + partner] = a * s + b * c;
-        }
+        if (pairs == CT_ROPE_ADJACENT) turn_adjacent(x, n_pairs, angles, angles + n_pairs);
+        else turn_halves(x, x + n_pairs, n_pairs, angles, angles + n_pairs);
 }

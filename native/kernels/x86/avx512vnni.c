@@ -1037,38 +1037,54 @@ static ALWAYS_INLINE void few_sub_block(__m512 acc[FEW_TOKENS], const __m512i co
     }
 }
 
-/* Block b of Q4_0 or Q4_1. at: where row r begins, from row 0 on. */
-static ALWAYS_INLINE void few_q4(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], __m512i at, size_t b, const few_acts *x,
-                                 const size_t n_t, const bool has_min)
+/* Block b of a type with blocks of 32. at: where row r begins, from row 0 on. */
+static ALWAYS_INLINE void few_32(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], __m512i at, size_t b, const few_acts *x,
+                                 const size_t n_t, const ct_type type)
 {
-    const size_t pos = b * (has_min ? 20 : 18);
+    const bool has_min = type == CT_Q4_1;
+    const size_t block_bytes = type == CT_Q4_0 ? 18 : has_min ? 20 : type == CT_Q5_0 ? 22 : 34, pos = b * block_bytes;
     const __m512i low = _mm512_set1_epi8(15);
+    const __m512i head = _mm512_i32gather_epi32(at, rows[0] + pos, 1); /* d and, in the upper half, m */
     __m512i v[4], codes[8];
-    load_columns(rows, pos + (has_min ? 4 : 2), v);
-    __m512i head = _mm512_i32gather_epi32(at, rows[0] + pos, 1);
-    UNROLL
-    for (size_t j = 0; j < 4; j++) { /* four elements each of the block's first and second 16 */
-        codes[j] = _mm512_and_si512(v[j], low);
-        codes[4 + j] = _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low);
+    if (type == CT_Q8_0) {
+        load_columns(rows, pos + 2, codes);
+        load_columns(rows, pos + 18, codes + 4);
+        UNROLL
+        for (size_t j = 0; j < 8; j++) codes[j] = _mm512_xor_si512(codes[j], _mm512_set1_epi8(-128));
+    } else {
+        load_columns(rows, pos + block_bytes - 16, v);
+        UNROLL
+        for (size_t j = 0; j < 4; j++) { /* four elements each of the block's first and second 16 */
+            codes[j] = _mm512_and_si512(v[j], low);
+            codes[4 + j] = _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low);
+        }
     }
+    if (type == CT_Q5_0) { /* four bits of each row become the fifth bits of four codes */
+        const __m512i fifth = _mm512_setr_epi32(0, 0x10, 0x1000, 0x1010, 0x100000, 0x100010, 0x101000, 0x101010, 0x10000000, 0x10000010,
+                                                0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010);
+        const __m512i bits = _mm512_i32gather_epi32(at, rows[0] + pos + 2, 1);
+        UNROLL
+        for (size_t j = 0; j < 8; j++)
+            codes[j] = _mm512_or_si512(codes[j], _mm512_permutexvar_epi32(_mm512_srli_epi32(bits, (unsigned)(4 * j)), fifth));
+    }
+    const unsigned bias_shift = type == CT_Q8_0 ? 0 : type == CT_Q5_0 ? 3 : type == CT_Q4_0 ? 4 : 8;
     __m512 d = cvt_f16_dwords(head), m = has_min ? cvt_f16_dwords(_mm512_srli_epi32(head, 16)) : d;
-    few_sub_block(acc, codes, d, m, x, b * 32, 0, n_t, 32, has_min ? 8 : 4, has_min);
+    few_sub_block(acc, codes, d, m, x, b * 32, 0, n_t, 32, bias_shift, has_min);
 }
 
-/* Blocks b and, n = 64, b + 1; d and m of their sub-blocks. */
-static ALWAYS_INLINE void few_64(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, const size_t n, const __m512 d[4],
-                                 const __m512 m[4], const few_acts *x, const size_t n_t, const ct_type type)
+/* Blocks b and b + 1 of a type with blocks of 256; d and m of their sub-blocks. */
+static ALWAYS_INLINE void few_64(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, const __m512 d[4], const __m512 m[4],
+                                 const few_acts *x, const size_t n_t, const ct_type type)
 {
     const size_t sub_elems = type == CT_Q6_K ? 16 : 32;
-    const bool has_min = type == CT_Q4_K || type == CT_Q5_K;
     __m512i v[TILE_ROWS];
     UNROLL
-    for (size_t i = 0; i < TILE_ROWS; i++) v[i] = codes_64(rows[i], b, n, type);
+    for (size_t i = 0; i < TILE_ROWS; i++) v[i] = codes_64(rows[i], b, 64, type);
     transpose_16x16(v);
     UNROLL
-    for (size_t g = 0; g < n / sub_elems; g++)
-        few_sub_block(acc, v + g * sub_elems / 4, d[g], has_min ? m[g] : d[g], x, (b + g * sub_elems / 32) * 32, g * sub_elems % 32 / 16, n_t,
-                      sub_elems, 0, has_min);
+    for (size_t g = 0; g < 64 / sub_elems; g++)
+        few_sub_block(acc, v + g * sub_elems / 4, d[g], m[g], x, (b + g * sub_elems / 32) * 32, g * sub_elems % 32 / 16, n_t, sub_elems, 0,
+                      type != CT_Q6_K);
 }
 
 /* A block of 256. */
@@ -1081,7 +1097,7 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
         for (size_t i = 0; i < 4; i++) {
             UNROLL
             for (size_t g = 0; g < 4; g++) d[g] = _mm512_mul_ps(s.d, cvt_signed_byte(s.scale[i], g));
-            few_64(acc, rows, b + 2 * i, 64, d, d, x, n_t, type);
+            few_64(acc, rows, b + 2 * i, d, d, x, n_t, type);
         }
         return;
     }
@@ -1094,7 +1110,7 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
         }
         s.scale[i / 2] = _mm512_srli_epi32(s.scale[i / 2], 16);
         s.min[i / 2] = _mm512_srli_epi32(s.min[i / 2], 16);
-        few_64(acc, rows, b + 2 * i, 64, d, m, x, n_t, type);
+        few_64(acc, rows, b + 2 * i, d, m, x, n_t, type);
     }
 }
 
@@ -1102,34 +1118,30 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
 static ALWAYS_INLINE void few_tile(float *y, size_t y_stride, const uint8_t *w, size_t row_bytes, uintptr_t ahead, const few_acts *x,
                                    size_t n_rows, size_t n_cols, size_t n_tok, const size_t n_t, const ct_type type)
 {
-    const bool plain = type == CT_Q4_0 || type == CT_Q4_1 || type == CT_Q5_0 || type == CT_Q8_0;
-    const size_t n_blocks = n_cols / 32, step = type == CT_Q4_0 || type == CT_Q4_1 ? 4 : plain ? 2 : 8; /* blocks between prefetches */
-    const size_t block_bytes = type == CT_Q4_0 ? 18 : type == CT_Q4_1 ? 20 : type == CT_Q5_0 ? 22 : 34; /* plain ones */
-    const size_t step_bytes = TILE_ROWS * (type == CT_Q4_K ? 144 : type == CT_Q5_K ? 176 : type == CT_Q6_K ? 210 : step * block_bytes);
+    const bool blocks_of_32 = type == CT_Q4_0 || type == CT_Q4_1 || type == CT_Q5_0 || type == CT_Q8_0;
+    const size_t n_blocks = n_cols / 32, step = blocks_of_32 ? 2 : 8; /* blocks between prefetches */
+    const size_t step_bytes = TILE_ROWS * (type == CT_Q4_0   ? 36
+                                           : type == CT_Q4_1 ? 40
+                                           : type == CT_Q5_0 ? 44
+                                           : type == CT_Q8_0 ? 68
+                                           : type == CT_Q4_K ? 144
+                                           : type == CT_Q5_K ? 176
+                                                             : 210);
     const uint8_t *rows[TILE_ROWS];
     __m512 acc[FEW_TOKENS];
     row_pointers(rows, w, row_bytes, n_rows);
     UNROLL
     for (size_t t = 0; t < n_t; t++) acc[t] = _mm512_setzero_ps();
-    if (type == CT_Q4_0 || type == CT_Q4_1) {
+    if (blocks_of_32) {
         uint32_t offsets[TILE_ROWS];
         for (size_t r = 0; r < TILE_ROWS; r++) offsets[r] = (uint32_t)(rows[r] - w);
         const __m512i at = _mm512_loadu_si512(offsets);
         for (size_t b = 0; b < n_blocks; b++) {
             if (b % step == 0) prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
-            few_q4(acc, rows, at, b, x, n_t, type == CT_Q4_1);
-        }
-    } else if (plain) {
-        for (size_t b = 0; b < n_blocks; b += 2) {
-            prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
-            __m512 d[4] = {load_f16(rows, b * block_bytes)};
-            if (b + 1 < n_blocks) {
-                d[1] = load_f16(rows, (b + 1) * block_bytes);
-                few_64(acc, rows, b, 64, d, d, x, n_t, type);
-            } else few_64(acc, rows, b, 32, d, d, x, n_t, type);
+            few_32(acc, rows, at, b, x, n_t, type);
         }
     } else {
-        for (size_t b = 0; b < n_blocks; b += 8) {
+        for (size_t b = 0; b < n_blocks; b += step) {
             prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
             few_256(acc, rows, b, x, n_t, type);
         }
