@@ -91,6 +91,14 @@ ARM_INLINE float32x4_t arm_load_f32(const float *p)
     return v;
 }
 
+/* Four bytes, then zeros; any alignment */
+ARM_INLINE uint8x16_t arm_load_bits(const uint8_t *p)
+{
+    uint8x16_t v;
+    __asm__("ldr %s0, %1" : "=w"(v) : "Q"(*(const arm_u32 *)p));
+    return v;
+}
+
 /* v * by[lane] and acc + v * by[lane]; lane % 4 is a constant */
 ARM_INLINE float32x4_t arm_mul_lane(float32x4_t v, float32x4_t by, size_t lane)
 {
@@ -166,7 +174,7 @@ ARM_INLINE arm_shape arm_shape_of(ct_type type)
     switch (type) {
     case CT_Q4_0: return (arm_shape){32, 18, 32, false, 3};
     case CT_Q4_1: return (arm_shape){32, 20, 32, true, -1};
-    case CT_Q5_0: return (arm_shape){32, 22, 32, false, 4};
+    case CT_Q5_0: return (arm_shape){32, 22, 32, false, -1}; /* arm_codes takes its bias off on the way */
     case CT_Q5_1: return (arm_shape){32, 24, 32, true, -1};
     case CT_IQ4_NL: return (arm_shape){32, 18, 32, false, -1};
     case CT_Q4_K: return (arm_shape){256, 144, 32, true, -1};
@@ -177,13 +185,13 @@ ARM_INLINE arm_shape arm_shape_of(ct_type type)
     }
 }
 
-/* The fifth bits of 16 codes: bit k of `bits` becomes 16 in byte k. */
-ARM_INLINE uint8x16_t arm_fifth_bits(uint32_t bits)
+/* 255 in byte k where bit 16 * half + k of the first four bytes of `bits` is set, else 0; `half` is a constant */
+ARM_INLINE uint8x16_t arm_spread_bits(uint8x16_t bits, size_t half)
 {
-    static const uint8_t byte_of[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const uint8_t byte_of[2][16] = {{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1},
+                                           {2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3}};
     static const uint8_t bit_of[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8x16_t spread = vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(bits)), vld1q_u8(byte_of));
-    return vandq_u8(vtstq_u8(spread, vld1q_u8(bit_of)), vdupq_n_u8(16));
+    return vtstq_u8(vqtbl1q_u8(bits, vld1q_u8(byte_of[half])), vld1q_u8(bit_of));
 }
 
 /* `byte` shifted so that its bit `from` arrives at bit `to`. */
@@ -208,9 +216,15 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
         lo = vandq_u8(nibbles, low4);
         hi = vshrq_n_u8(nibbles, 4);
         if (type == CT_Q5_0 || type == CT_Q5_1) {
-            uint32_t high = *(const arm_u32 *)(block + head - 4);
-            lo = vorrq_u8(lo, arm_fifth_bits(high));
-            hi = vorrq_u8(hi, arm_fifth_bits(high >> 16));
+            uint8x16_t bits = arm_load_bits(block + head - 4);
+            if (type == CT_Q5_0) { /* a bit that is not set makes the upper half ones, which is 16 less */
+                bits = vmvnq_u8(bits);
+                lo = vsliq_n_u8(nibbles, arm_spread_bits(bits, 0), 4);
+                hi = vsliq_n_u8(hi, arm_spread_bits(bits, 1), 4);
+            } else {
+                lo = vorrq_u8(lo, vandq_u8(arm_spread_bits(bits, 0), vdupq_n_u8(16)));
+                hi = vorrq_u8(hi, vandq_u8(arm_spread_bits(bits, 1), vdupq_n_u8(16)));
+            }
         }
         if (type == CT_IQ4_NL) {
             static const int8_t levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -240,10 +254,11 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
     }
     case CT_Q6_K: { /* sub-blocks of 16: half of the block, run of 32 in it, part of the run */
         size_t half = g / 8, run = g / 2 % 4, part = g % 2;
-        lo = vld1q_u8(block + half * 64 + run % 2 * 32 + part * 16);
-        lo = run < 2 ? vandq_u8(lo, low4) : vshrq_n_u8(lo, 4);
-        hi = arm_move_bits(vld1q_u8(block + 128 + half * 32 + part * 16), 2 * (int)run, 4);
-        lo = vorrq_u8(lo, vandq_u8(hi, vdupq_n_u8(48)));
+        uint8x16_t low = vld1q_u8(block + half * 64 + run % 2 * 32 + part * 16);
+        uint8x16_t high = vld1q_u8(block + 128 + half * 32 + part * 16);
+        if (run % 2 == 1) high = vshrq_n_u8(high, 2);
+        if (run < 2) lo = vandq_u8(vsliq_n_u8(low, high, 4), vdupq_n_u8(63));
+        else lo = vsraq_n_u8(vandq_u8(high, vdupq_n_u8(48)), low, 4);
         hi = lo;
         break;
     }
