@@ -203,8 +203,8 @@ ARM_INLINE uint8x16_t arm_move_bits(uint8x16_t byte, int from, int to)
 /* Codes of sub-block g of a block, bias included: c[0], and c[1] where sub_elems is 32. */
 ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_t c[2])
 {
-    const uint8x16_t low4 = vdupq_n_u8(15);
-    uint8x16_t lo, hi;
+    uint8x16_t low4 = vdupq_n_u8(15), lo, hi;
+    __asm__("" : "+w"(low4)); /* else made anew, by the vector units, when registers run short */
     switch (type) {
     case CT_Q4_0:
     case CT_Q4_1:
@@ -350,7 +350,9 @@ ARM_INLINE float32x4_t arm_small_floats(uint8x16_t bytes, size_t byte, int bias)
                                         {2, 255, 6, 255, 10, 255, 14, 255, 3, 255, 7, 255, 11, 255, 15, 255}};
     uint16x8_t two = vreinterpretq_u16_u8(vqtbl1q_u8(bytes, vld1q_u8(from[byte / 2]))), exponent = vdupq_n_u16(0x4b00);
     uint16x8_t v = byte % 2 == 0 ? vzip1q_u16(two, exponent) : vzip2q_u16(two, exponent);
-    return vsubq_f32(vreinterpretq_f32_u16(v), vdupq_n_f32(8388608.0f + (float)bias));
+    float32x4_t less = vdupq_n_f32(8388608.0f + (float)bias);
+    __asm__("" : "+w"(less)); /* as low4 of arm_codes */
+    return vsubq_f32(vreinterpretq_f32_u16(v), less);
 }
 
 /* d and m of sub-block g (a constant) of the four blocks */
@@ -425,6 +427,8 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
                 ARM_UNROLL
                 for (size_t i = 0; i < 4; i++) {
                     int8x16_t c[2];
+                    /* Bytes that four sub-blocks share are loaded four times: there are not the registers to keep them. */
+                    if (type == CT_Q6_K) __asm__("" : "+r"(row[quad][i]));
                     arm_codes(type, row[quad][i], g, c);
                     int32x4_t first = vdupq_n_s32(0);
                     if (magic) first = arm_load_start(start + g * start_step, row[quad][i], q0);
