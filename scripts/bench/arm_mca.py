@@ -4,7 +4,8 @@ A kernel is compiled, called once under qemu-aarch64 and followed instruction by
 calls count as often as they really run. The instructions that ran are counted, and given in that order to llvm-mca, which
 schedules them on its models of CPUs: every load hits the first cache, every branch is predicted.
 
-llama.cpp's sources are read from the sdist of llama-cpp-python (archive or unpacked directory); pip fetches it if none is given.
+llama.cpp's sources are read from the sdist of llama-cpp-python (archive or unpacked directory), which pip fetches if none is
+given.
 """
 
 from __future__ import annotations
@@ -76,8 +77,9 @@ class Run:
         names: dict[str, object] = {"ROWS": ROWS, "COLS": COLS, "TOKENS": self.tokens, "BLOCK_ELEMS": f.block_elems,
                                     "BLOCK_BYTES": f.block_bytes}  # fmt: skip
         if self.who == "ours":
+            call = "RUN_MATVEC" if self.task == "decode" else f"RUN_{self.task.upper()}"
             names |= {"INIT": f"ct_kernels_init_{self.isa}", "TYPE": f"CT_{self.format}", "SUB_ELEMS": f.sub_elems,
-                      "HAS_MIN": int(f.has_min), f"RUN_{'MATVEC' if self.task == 'decode' else self.task.upper()}": 1}  # fmt: skip
+                      "HAS_MIN": int(f.has_min), call: 1}  # fmt: skip
         elif self.who == "vec_dot":
             per_call = 2 if self.task == "gemm" and self.isa == "i8mm" and f.two_by_two else 1
             names |= {"PEER": f"ggml_vec_dot_{f.vec_dot}", "RUN_VEC_DOT": 1, "PER_CALL": per_call}
@@ -166,8 +168,8 @@ class Lab:
     def trace(self, run: Run) -> list[str]:
         """The instructions of everything that `measured` calls, in the order in which they ran."""
         exe = self.link(run)
-        text, symbols = instructions(command([f"llvm-objdump{self.llvm}", "-d", "--no-show-raw-insn", "--mattr=+dotprod,+i8mm,+fullfp16",
-                                     str(exe)]))  # fmt: skip
+        disassemble = [f"llvm-objdump{self.llvm}", "-d", "--no-show-raw-insn", "--mattr=+dotprod,+i8mm,+fullfp16"]
+        text, symbols = instructions(command([*disassemble, str(exe)]))
         log = self.work / "trace"
         command(["qemu-aarch64", "-cpu", "max", "-singlestep", "-d", "nochain,exec", "-D", str(log), str(exe)])
         start, end = symbols["measured"]
@@ -285,7 +287,7 @@ class Report:
         return ["| " + " | ".join(r) + " |" for r in [head, ["---"] * len(head), *rows]]
 
     def summary(self) -> list[str]:
-        """Ours over the best kernel of llama.cpp for the same task and instruction set."""
+        """Ours over each of llama.cpp's kernels for the same task and instruction set."""
         rows = []
         for task in ("decode", "gemm"):
             for run in self.rows(task):
@@ -294,9 +296,9 @@ class Report:
                     continue
                 cells = []
                 for cpu in self.cpus:
-                    for group in (["vec_dot"], ["repack"]):
-                        theirs = [self.value(p, cpu) for p in peers if p.who in group]
-                        cells.append(f"{self.value(run, cpu) / max(theirs):.2f}" if theirs else "–")
+                    for who in ("vec_dot", "repack"):
+                        theirs = [self.value(p, cpu) for p in peers if p.who == who]
+                        cells.append(f"{self.value(run, cpu) / theirs[0]:.2f}" if theirs else "–")
                 rows.append([task, run.format, run.isa, *cells])
         return self.table(["", "format", "set", *(f"{cpu}: {who}" for cpu in self.cpus for who in ("vec_dot", "repack"))], rows)
 
@@ -340,9 +342,9 @@ def document(report: Report, lab: Lab, peer: str, options: str) -> str:
     parts = [
         "# ARM kernels: cost by counting and by model",
         "",
-        "No ARM machine was used. Each kernel is compiled, run once under qemu-aarch64 and followed instruction by instruction; what",
-        "ran is counted, and scheduled by llvm-mca on its models of three CPUs (all loads in the first cache, all branches predicted,",
-        "so memory is not in these figures). Written by",
+        "No ARM machine was used. Each kernel is compiled, run once under qemu-aarch64 and followed instruction by",
+        "instruction; what ran is counted, and scheduled by llvm-mca on its models of CPUs (all loads in the first cache,",
+        "all branches predicted, so memory is not in these figures). Written by",
         "",
         f"    scripts/bench/arm_mca.sh{options}",
         "",
@@ -350,16 +352,16 @@ def document(report: Report, lab: Lab, peer: str, options: str) -> str:
         f"  `{lab.flags()}`",
         f"- llama.cpp as in {peer}" if peer else "- without llama.cpp",
         f"- llvm's models: {cpus}.",
-        "  LLVM 19 schedules cortex-x4 with its model of Neoverse N2 and apple-m4 with that of Cyclone; the real ones have 4 vector",
-        "  pipes each. Read the columns as a small, a large and a middle core.",
-        f"- {ROWS} rows x {COLS} columns; decode: 1 token; gemm: {TOKENS} tokens. Quantising activations is in none of the figures.",
-        "- set i8mm is what such CPUs run; ours decodes there with the kernels of dotprod.",
-        "- vec_dot reads the file's blocks, as ours does; with i8mm its gemm computes 2 rows x 2 tokens per call. repack reads a second,",
-        "  interleaved copy of the weights, which llama.cpp makes by default when it loads the formats listed with it.",
+        "  LLVM 19 schedules cortex-x4 with its model of Neoverse N2 and apple-m4 with that of Cyclone; the real ones have",
+        "  4 vector pipes each. Read the columns as a small, a large and a middle core.",
+        f"- {ROWS} rows x {COLS} columns; decode: 1 token; gemm: {TOKENS} tokens. Quantising activations is in no figure.",
+        "- CPUs that have i8mm run the rows marked so; ours decodes there with the kernels of dotprod.",
+        "- vec_dot reads the file's blocks, as ours does; with i8mm its gemm computes 2 rows x 2 tokens per call. repack",
+        "  reads an interleaved copy of the weights, which llama.cpp makes by default at loading where it has such kernels.",
         "",
         "## Ours over llama.cpp's (above 1: ours is faster)",
         "",
-        f"Decode by bytes per cycle; gemm by multiply-adds per cycle, our unpacking included, spread over {LONG_PROMPT} tokens.",
+        f"Decode by bytes per cycle; gemm by multiply-adds per cycle, with our unpacking, spread over {LONG_PROMPT} tokens.",
         "",
         *report.summary(),
         "",
@@ -396,7 +398,8 @@ def main() -> None:
         ggml, peer = (None, "") if args.no_peer else find_ggml(args.llama, work)
         lab = Lab(work, ggml, args.cpus, args.cc, args.llvm, args.mcpu)
         costs = {run: lab.cost(run) for run in runs(args.formats, args.sets, not args.no_peer)}
-    said = "".join(f" --{n.replace('_', '-')} {v}" for n, v in (("cc", args.cc), ("mcpu", args.mcpu)) if v not in (None, "clang-19"))
+    said = "" if args.cc == "clang-19" else f" --cc {args.cc}"
+    said += "" if args.mcpu is None else f" --mcpu {args.mcpu}"
     text = document(Report(costs, args.cpus), lab, peer, said)
     if args.out is None:
         print(text)
