@@ -35,12 +35,11 @@ typedef struct arm_act {
     const float *a_sum16;   /* [n_cols/16] */
     const int32_t *start1;  /* [n_cols/32] */
     const int32_t *start8;  /* [n_cols/32] */
-    const int32_t *start16; /* [n_cols/32] */
     const int32_t *start32; /* [n_cols/16] */
     const int8_t *q;        /* [n_cols] */
 } arm_act;
 
-ARM_INLINE size_t arm_act_head_bytes(size_t n_cols) { return (n_cols / 32 * 9 * sizeof(float) + 63) / 64 * 64; }
+ARM_INLINE size_t arm_act_head_bytes(size_t n_cols) { return (n_cols / 32 * 8 * sizeof(float) + 63) / 64 * 64; }
 
 ARM_INLINE arm_act arm_act_row(const void *act, size_t n_cols)
 {
@@ -48,8 +47,7 @@ ARM_INLINE arm_act arm_act_row(const void *act, size_t n_cols)
     const float *a = (const float *)act;
     const int32_t *start = (const int32_t *)act + 4 * n_blocks;
     return (arm_act){.a = a, .a_sum32 = a + n_blocks, .a_sum16 = a + 2 * n_blocks, .start1 = start, .start8 = start + n_blocks,
-                     .start16 = start + 2 * n_blocks, .start32 = start + 3 * n_blocks,
-                     .q = (const int8_t *)act + arm_act_head_bytes(n_cols)};
+                     .start32 = start + 2 * n_blocks, .q = (const int8_t *)act + arm_act_head_bytes(n_cols)};
 }
 
 /* ---- small pieces -------------------------------------------------------------------------------------------------- */
@@ -66,8 +64,8 @@ ARM_INLINE int32x4_t arm_dot16(int32x4_t acc, int8x16_t w, int8x16_t q)
 }
 
 /* A sum that began with ARM_MAGIC, the bits of 1.5 * 2^23, has the bits of a float that is larger by just that while the sum
- * proper stays below 2^22 (a sub-block's does: 32 * 128 * 127). One subtraction then converts it exactly; scvtf takes two steps,
- * and only some of the units, on most CPUs. */
+ * proper stays below 2^22 (a sub-block's does: 32 * 128 * 127). One subtraction then converts it exactly; on most CPUs scvtf
+ * takes two steps, and only some of the units. */
 enum { ARM_MAGIC = 0x4b400000 };
 
 ARM_INLINE float32x4_t arm_to_float(int32x4_t sum)
@@ -75,7 +73,7 @@ ARM_INLINE float32x4_t arm_to_float(int32x4_t sum)
     return vsubq_f32(vreinterpretq_f32_s32(sum), vreinterpretq_f32_s32(vdupq_n_s32(ARM_MAGIC)));
 }
 
-/* [*p, 0, 0, 0], by a load that leaves the vector units alone: compilers would keep one copy and move it, or fill other lanes. So
+/* [*p, 0, 0, 0], by a load that leaves the vector units alone: compilers would keep one copy and move it, or fill lanes. So
  * that they do not, each use names a row and activations of its own. */
 ARM_INLINE int32x4_t arm_load_start(const int32_t *p, const uint8_t *row, int8x16_t q)
 {
@@ -343,7 +341,7 @@ ARM_INLINE arm_scales arm_load_scales(ct_type type, const uint8_t *const block[4
     return s;
 }
 
-/* Byte `byte` (a constant) of each lane, less `bias`, as floats: the byte goes under the exponent of 2^23, which is subtracted. */
+/* Byte `byte` (a constant) of each lane, less `bias`, as floats: it goes under the exponent of 2^23, which is subtracted. */
 ARM_INLINE float32x4_t arm_small_floats(uint8x16_t bytes, size_t byte, int bias)
 {
     static const uint8_t from[2][16] = {{0, 255, 4, 255, 8, 255, 12, 255, 1, 255, 5, 255, 9, 255, 13, 255},
@@ -383,7 +381,6 @@ ARM_INLINE const int32_t *arm_start(const arm_act *x, int bias_shift)
     switch (bias_shift) {
     case 0: return x->start1;
     case 3: return x->start8;
-    case 4: return x->start16;
     case 5: return x->start32;
     default: return NULL;
     }
@@ -395,8 +392,8 @@ enum { ARM_MATVEC_QUADS = 2 };
 ARM_INLINE size_t arm_matvec_quads(ct_type type) { return arm_shape_of(type).block_elems == 256 ? 1 : ARM_MATVEC_QUADS; }
 
 /* 4 * n_quads rows from r on; n_quads is a constant */
-ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t r, size_t n_rows,
-                                size_t n_cols, size_t n_quads)
+ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t r,
+                                size_t n_rows, size_t n_cols, size_t n_quads)
 {
     static const int32_t no_bias = ARM_MAGIC;
     const bool magic = type != CT_Q8_0; /* whose weights need all loads that there are */
