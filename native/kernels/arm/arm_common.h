@@ -27,25 +27,27 @@ typedef uint32_t arm_u32 __attribute__((may_alias, aligned(1)));
 
 /* ---- activations --------------------------------------------------------------------------------------------------- */
 
-/* A quantised row. a_sum… are a * (float)sum: what the minimum of a sub-block is multiplied with. */
+/* A quantised row. a_sum… are a * (float)sum: what the minimum of a sub-block is multiplied with. start… are what a dot product
+ * with codes that hold a bias begins with: ARM_MAGIC - bias * sum of q. */
 typedef struct arm_act {
     const float *a;         /* [n_cols/32] scales */
     const float *a_sum32;   /* [n_cols/32] */
     const float *a_sum16;   /* [n_cols/16] */
-    const int32_t *sum32;   /* [n_cols/32] sums of q */
-    const int32_t *sum16;   /* [n_cols/16] */
+    const int32_t *start1;  /* [n_cols/32] */
+    const int32_t *start8;  /* [n_cols/32] */
+    const int32_t *start32; /* [n_cols/16] */
     const int8_t *q;        /* [n_cols] */
 } arm_act;
 
-ARM_INLINE size_t arm_act_head_bytes(size_t n_cols) { return (n_cols / 32 * 7 * sizeof(float) + 63) / 64 * 64; }
+ARM_INLINE size_t arm_act_head_bytes(size_t n_cols) { return (n_cols / 32 * 8 * sizeof(float) + 63) / 64 * 64; }
 
 ARM_INLINE arm_act arm_act_row(const void *act, size_t n_cols)
 {
     size_t n_blocks = n_cols / 32;
     const float *a = (const float *)act;
-    const int32_t *sums = (const int32_t *)act + 4 * n_blocks;
-    return (arm_act){.a = a, .a_sum32 = a + n_blocks, .a_sum16 = a + 2 * n_blocks, .sum32 = sums, .sum16 = sums + n_blocks,
-                     .q = (const int8_t *)act + arm_act_head_bytes(n_cols)};
+    const int32_t *start = (const int32_t *)act + 4 * n_blocks;
+    return (arm_act){.a = a, .a_sum32 = a + n_blocks, .a_sum16 = a + 2 * n_blocks, .start1 = start, .start8 = start + n_blocks,
+                     .start32 = start + 2 * n_blocks, .q = (const int8_t *)act + arm_act_head_bytes(n_cols)};
 }
 
 /* ---- small pieces -------------------------------------------------------------------------------------------------- */
@@ -59,6 +61,61 @@ ARM_INLINE int32x4_t arm_dot16(int32x4_t acc, int8x16_t w, int8x16_t q)
 #else
     return vpadalq_s16(acc, vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(q)), w, q));
 #endif
+}
+
+/* A sum that began with ARM_MAGIC, the bits of 1.5 * 2^23, has the bits of a float that is larger by just that while the sum
+ * proper stays below 2^22 (a sub-block's does: 32 * 128 * 127). One subtraction then converts it exactly; on most CPUs scvtf
+ * takes two steps, and only some of the units. */
+enum { ARM_MAGIC = 0x4b400000 };
+
+ARM_INLINE float32x4_t arm_to_float(int32x4_t sum)
+{
+    return vsubq_f32(vreinterpretq_f32_s32(sum), vreinterpretq_f32_s32(vdupq_n_s32(ARM_MAGIC)));
+}
+
+/* [*p, 0, 0, 0], by a load that leaves the vector units alone: compilers would keep one copy and move it, or fill lanes. So
+ * that they do not, each use names a row and activations of its own. */
+ARM_INLINE int32x4_t arm_load_start(const int32_t *p, const uint8_t *row, int8x16_t q)
+{
+    int32x4_t v;
+    __asm__("ldr %s0, %1" : "=w"(v) : "Q"(*p), "r"(row), "w"(q));
+    return v;
+}
+
+ARM_INLINE float32x4_t arm_load_f32(const float *p)
+{
+    float32x4_t v;
+    __asm__("ldr %s0, %1" : "=w"(v) : "Q"(*p));
+    return v;
+}
+
+/* Four bytes, then zeros; any alignment */
+ARM_INLINE uint8x16_t arm_load_bits(const uint8_t *p)
+{
+    uint8x16_t v;
+    __asm__("ldr %s0, %1" : "=w"(v) : "Q"(*(const arm_u32 *)p));
+    return v;
+}
+
+/* v * by[lane] and acc + v * by[lane]; lane % 4 is a constant */
+ARM_INLINE float32x4_t arm_mul_lane(float32x4_t v, float32x4_t by, size_t lane)
+{
+    switch (lane % 4) {
+    case 0: return vmulq_laneq_f32(v, by, 0);
+    case 1: return vmulq_laneq_f32(v, by, 1);
+    case 2: return vmulq_laneq_f32(v, by, 2);
+    default: return vmulq_laneq_f32(v, by, 3);
+    }
+}
+
+ARM_INLINE float32x4_t arm_fma_lane(float32x4_t acc, float32x4_t v, float32x4_t by, size_t lane)
+{
+    switch (lane % 4) {
+    case 0: return vfmaq_laneq_f32(acc, v, by, 0);
+    case 1: return vfmaq_laneq_f32(acc, v, by, 1);
+    case 2: return vfmaq_laneq_f32(acc, v, by, 2);
+    default: return vfmaq_laneq_f32(acc, v, by, 3);
+    }
 }
 
 /* [sum p0, sum p1, sum p2, sum p3] */
@@ -115,7 +172,7 @@ ARM_INLINE arm_shape arm_shape_of(ct_type type)
     switch (type) {
     case CT_Q4_0: return (arm_shape){32, 18, 32, false, 3};
     case CT_Q4_1: return (arm_shape){32, 20, 32, true, -1};
-    case CT_Q5_0: return (arm_shape){32, 22, 32, false, 4};
+    case CT_Q5_0: return (arm_shape){32, 22, 32, false, -1}; /* arm_codes takes its bias off on the way */
     case CT_Q5_1: return (arm_shape){32, 24, 32, true, -1};
     case CT_IQ4_NL: return (arm_shape){32, 18, 32, false, -1};
     case CT_Q4_K: return (arm_shape){256, 144, 32, true, -1};
@@ -126,13 +183,13 @@ ARM_INLINE arm_shape arm_shape_of(ct_type type)
     }
 }
 
-/* The fifth bits of 16 codes: bit k of `bits` becomes 16 in byte k. */
-ARM_INLINE uint8x16_t arm_fifth_bits(uint32_t bits)
+/* 255 in byte k where bit 16 * half + k of the first four bytes of `bits` is set, else 0; `half` is a constant */
+ARM_INLINE uint8x16_t arm_spread_bits(uint8x16_t bits, size_t half)
 {
-    static const uint8_t byte_of[16] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
+    static const uint8_t byte_of[2][16] = {{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1},
+                                           {2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3}};
     static const uint8_t bit_of[16] = {1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128};
-    uint8x16_t spread = vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(bits)), vld1q_u8(byte_of));
-    return vandq_u8(vtstq_u8(spread, vld1q_u8(bit_of)), vdupq_n_u8(16));
+    return vtstq_u8(vqtbl1q_u8(bits, vld1q_u8(byte_of[half])), vld1q_u8(bit_of));
 }
 
 /* `byte` shifted so that its bit `from` arrives at bit `to`. */
@@ -144,8 +201,8 @@ ARM_INLINE uint8x16_t arm_move_bits(uint8x16_t byte, int from, int to)
 /* Codes of sub-block g of a block, bias included: c[0], and c[1] where sub_elems is 32. */
 ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_t c[2])
 {
-    const uint8x16_t low4 = vdupq_n_u8(15);
-    uint8x16_t lo, hi;
+    uint8x16_t low4 = vdupq_n_u8(15), lo, hi;
+    __asm__("" : "+w"(low4)); /* else made anew, by the vector units, when registers run short */
     switch (type) {
     case CT_Q4_0:
     case CT_Q4_1:
@@ -157,9 +214,15 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
         lo = vandq_u8(nibbles, low4);
         hi = vshrq_n_u8(nibbles, 4);
         if (type == CT_Q5_0 || type == CT_Q5_1) {
-            uint32_t high = *(const arm_u32 *)(block + head - 4);
-            lo = vorrq_u8(lo, arm_fifth_bits(high));
-            hi = vorrq_u8(hi, arm_fifth_bits(high >> 16));
+            uint8x16_t bits = arm_load_bits(block + head - 4);
+            if (type == CT_Q5_0) { /* a bit that is not set makes the upper half ones, which is 16 less */
+                bits = vmvnq_u8(bits);
+                lo = vsliq_n_u8(nibbles, arm_spread_bits(bits, 0), 4);
+                hi = vsliq_n_u8(hi, arm_spread_bits(bits, 1), 4);
+            } else {
+                lo = vorrq_u8(lo, vandq_u8(arm_spread_bits(bits, 0), vdupq_n_u8(16)));
+                hi = vorrq_u8(hi, vandq_u8(arm_spread_bits(bits, 1), vdupq_n_u8(16)));
+            }
         }
         if (type == CT_IQ4_NL) {
             static const int8_t levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
@@ -189,10 +252,11 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
     }
     case CT_Q6_K: { /* sub-blocks of 16: half of the block, run of 32 in it, part of the run */
         size_t half = g / 8, run = g / 2 % 4, part = g % 2;
-        lo = vld1q_u8(block + half * 64 + run % 2 * 32 + part * 16);
-        lo = run < 2 ? vandq_u8(lo, low4) : vshrq_n_u8(lo, 4);
-        hi = arm_move_bits(vld1q_u8(block + 128 + half * 32 + part * 16), 2 * (int)run, 4);
-        lo = vorrq_u8(lo, vandq_u8(hi, vdupq_n_u8(48)));
+        uint8x16_t low = vld1q_u8(block + half * 64 + run % 2 * 32 + part * 16);
+        uint8x16_t high = vld1q_u8(block + 128 + half * 32 + part * 16);
+        if (run % 2 == 1) high = vshrq_n_u8(high, 2);
+        if (run < 2) lo = vandq_u8(vsliq_n_u8(low, high, 4), vdupq_n_u8(63));
+        else lo = vsraq_n_u8(vandq_u8(high, vdupq_n_u8(48)), low, 4);
         hi = lo;
         break;
     }
@@ -208,64 +272,99 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
     c[1] = vreinterpretq_s8_u8(hi);
 }
 
-/* The f16 at byte `at` of four blocks */
-ARM_INLINE float32x4_t arm_scale_of_4(const uint8_t *const block[4], size_t at)
+/* v, for all that the compiler knows any number: it would gather lanes with the vector units, which have enough to do. */
+ARM_INLINE uint64_t arm_hide(uint64_t v)
 {
-    uint16x4_t h = vdup_n_u16(*(const arm_u16 *)(block[0] + at));
-    h = vset_lane_u16(*(const arm_u16 *)(block[1] + at), h, 1);
-    h = vset_lane_u16(*(const arm_u16 *)(block[2] + at), h, 2);
-    h = vset_lane_u16(*(const arm_u16 *)(block[3] + at), h, 3);
-    return vcvt_f32_f16(vreinterpret_f16_u16(h));
+    __asm__("" : "+r"(v));
+    return v;
 }
 
-/* The u32 at byte `at` of four blocks */
-ARM_INLINE uint32x4_t arm_u32_of_4(const uint8_t *const block[4], size_t at)
+/* The f16 at byte `at` of four blocks, its bits xor `flip` (0x8000: negative) */
+ARM_INLINE float32x4_t arm_scale_of_4(const uint8_t *const block[4], size_t at, uint64_t flip)
 {
-    uint32x4_t v = vdupq_n_u32(*(const arm_u32 *)(block[0] + at));
-    v = vsetq_lane_u32(*(const arm_u32 *)(block[1] + at), v, 1);
-    v = vsetq_lane_u32(*(const arm_u32 *)(block[2] + at), v, 2);
-    return vsetq_lane_u32(*(const arm_u32 *)(block[3] + at), v, 3);
+    uint64_t low = *(const arm_u16 *)(block[0] + at) | (uint64_t)*(const arm_u16 *)(block[1] + at) << 16;
+    uint64_t high = *(const arm_u16 *)(block[2] + at) | (uint64_t)*(const arm_u16 *)(block[3] + at) << 16;
+    return vcvt_f32_f16(vcreate_f16(arm_hide((low | high << 32) ^ flip * 0x0001000100010001)));
 }
 
-enum { ARM_MAX_SUBS = 16 }; /* sub-blocks in a block */
-
-/* Scales and minima of all sub-blocks of four blocks (one of each of four rows): d[g], m[g] hold the four rows. */
-ARM_INLINE void arm_scales(ct_type type, const uint8_t *const block[4], float32x4_t d[ARM_MAX_SUBS],
-                           float32x4_t m[ARM_MAX_SUBS])
+/* The u32 at byte `at` of two blocks, the first one below */
+ARM_INLINE uint64_t arm_u32_of_2(const uint8_t *const block[2], size_t at)
 {
+    return arm_hide(*(const arm_u32 *)(block[0] + at) | (uint64_t)*(const arm_u32 *)(block[1] + at) << 32);
+}
+
+ARM_INLINE uint8x16_t arm_combine_u64(uint64_t low, uint64_t high)
+{
+    return vcombine_u8(vcreate_u8(arm_hide(low)), vcreate_u8(arm_hide(high)));
+}
+
+/* Scales and minima of four blocks, one of each of four rows: d and m of the block, a lane per row, and the small integers that
+ * they are multiplied with in sub-blocks, as bytes: byte g % 4 of a lane of sc[g / 4], Q6_K's with 128 added. */
+typedef struct arm_scales {
+    float32x4_t d, m;
+    uint8x16_t sc[4], mn[2];
+} arm_scales;
+
+ARM_INLINE arm_scales arm_load_scales(ct_type type, const uint8_t *const block[4])
+{
+    arm_scales s = {.d = vdupq_n_f32(0.0f)};
     if (type == CT_Q4_1 || type == CT_Q5_1) {
-        uint32x4_t both = arm_u32_of_4(block, 0);
-        d[0] = vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(both)));
-        m[0] = vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(both, 16)));
-    } else if (type == CT_Q4_K || type == CT_Q5_K) { /* k_scales of types.c, a lane per row, a byte per sub-block */
-        uint32x4_t both = arm_u32_of_4(block, 0), low = arm_u32_of_4(block, 4), low_min = arm_u32_of_4(block, 8);
-        uint32x4_t high = arm_u32_of_4(block, 12), six = vdupq_n_u32(0x3f3f3f3f), four = vdupq_n_u32(0x0f0f0f0f);
-        uint32x4_t two = vdupq_n_u32(0x30303030), byte = vdupq_n_u32(255);
-        float32x4_t block_d = vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(both)));
-        float32x4_t block_min = vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(both, 16)));
-        uint32x4_t sc[2] = {vandq_u32(low, six), vorrq_u32(vandq_u32(high, four), vandq_u32(vshrq_n_u32(low, 2), two))};
-        uint32x4_t mn[2] = {vandq_u32(low_min, six),
-                            vorrq_u32(vandq_u32(vshrq_n_u32(high, 4), four), vandq_u32(vshrq_n_u32(low_min, 2), two))};
-        for (size_t g = 0; g < 8; g++) {
-            int32x4_t shift = vdupq_n_s32(-8 * (int32_t)(g % 4));
-            d[g] = vmulq_f32(block_d, vcvtq_f32_u32(vandq_u32(vshlq_u32(sc[g / 4], shift), byte)));
-            m[g] = vnegq_f32(vmulq_f32(block_min, vcvtq_f32_u32(vandq_u32(vshlq_u32(mn[g / 4], shift), byte))));
+        uint32x4_t both = vreinterpretq_u32_u8(arm_combine_u64(arm_u32_of_2(block, 0), arm_u32_of_2(block + 2, 0)));
+        s.d = vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(both)));
+        s.m = vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(both, 16)));
+    } else if (type == CT_Q4_K || type == CT_Q5_K) { /* k_scales of types.c, two rows in an integer register */
+        const uint64_t six = 0x3f3f3f3f3f3f3f3f, four = 0x0f0f0f0f0f0f0f0f, two = 0x3030303030303030;
+        uint64_t sc[2][2], mn[2][2];
+        s.d = arm_scale_of_4(block, 0, 0);
+        s.m = arm_scale_of_4(block, 2, 0x8000);
+        for (size_t i = 0; i < 2; i++) {
+            uint64_t low = arm_u32_of_2(block + 2 * i, 4), low_min = arm_u32_of_2(block + 2 * i, 8);
+            uint64_t high = arm_u32_of_2(block + 2 * i, 12);
+            sc[0][i] = low & six;
+            sc[1][i] = (high & four) | (low >> 2 & two);
+            mn[0][i] = low_min & six;
+            mn[1][i] = (high >> 4 & four) | (low_min >> 2 & two);
+        }
+        for (size_t i = 0; i < 2; i++) {
+            s.sc[i] = arm_combine_u64(sc[i][0], sc[i][1]);
+            s.mn[i] = arm_combine_u64(mn[i][0], mn[i][1]);
         }
     } else if (type == CT_Q6_K) {
-        float32x4_t block_d = arm_scale_of_4(block, 208);
         uint32x4_t sc[4];
-        for (size_t i = 0; i < 4; i++) sc[i] = vreinterpretq_u32_u8(vld1q_u8(block[i] + 192));
-        arm_transpose(sc); /* sc[j]: scales 4j … 4j + 3, a lane per row */
-        for (size_t g = 0; g < 16; g++) {
-            int32x4_t top = vshlq_s32(vreinterpretq_s32_u32(sc[g / 4]), vdupq_n_s32(24 - 8 * (int32_t)(g % 4)));
-            d[g] = vmulq_f32(block_d, vcvtq_f32_s32(vshrq_n_s32(top, 24)));
-        }
-    } else if (type == CT_TQ2_0) {
-        d[0] = arm_scale_of_4(block, 64);
-        for (size_t g = 1; g < 8; g++) d[g] = d[0];
+        s.d = arm_scale_of_4(block, 208, 0);
+        for (size_t i = 0; i < 4; i++) sc[i] = vreinterpretq_u32_u8(veorq_u8(vld1q_u8(block[i] + 192), vdupq_n_u8(128)));
+        arm_transpose(sc);
+        for (size_t i = 0; i < 4; i++) s.sc[i] = vreinterpretq_u8_u32(sc[i]);
     } else {
-        d[0] = arm_scale_of_4(block, 0);
+        s.d = arm_scale_of_4(block, type == CT_TQ2_0 ? 64 : 0, 0);
     }
+    return s;
+}
+
+/* Byte `byte` (a constant) of each lane, less `bias`, as floats: it goes under the exponent of 2^23, which is subtracted. */
+ARM_INLINE float32x4_t arm_small_floats(uint8x16_t bytes, size_t byte, int bias)
+{
+    static const uint8_t from[2][16] = {{0, 255, 4, 255, 8, 255, 12, 255, 1, 255, 5, 255, 9, 255, 13, 255},
+                                        {2, 255, 6, 255, 10, 255, 14, 255, 3, 255, 7, 255, 11, 255, 15, 255}};
+    uint16x8_t two = vreinterpretq_u16_u8(vqtbl1q_u8(bytes, vld1q_u8(from[byte / 2]))), exponent = vdupq_n_u16(0x4b00);
+    uint16x8_t v = byte % 2 == 0 ? vzip1q_u16(two, exponent) : vzip2q_u16(two, exponent);
+    float32x4_t less = vdupq_n_f32(8388608.0f + (float)bias);
+    __asm__("" : "+w"(less)); /* as low4 of arm_codes */
+    return vsubq_f32(vreinterpretq_f32_u16(v), less);
+}
+
+/* d and m of sub-block g (a constant) of the four blocks */
+ARM_INLINE float32x4_t arm_d(ct_type type, const arm_scales *s, size_t g)
+{
+    if (type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 0));
+    if (type == CT_Q6_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 128));
+    return s->d;
+}
+
+ARM_INLINE float32x4_t arm_m(ct_type type, const arm_scales *s, size_t g)
+{
+    if (type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->m, arm_small_floats(s->mn[g / 4], g % 4, 0));
+    return s->m;
 }
 
 /* Rows r … r + 3 of a matrix of n_rows; the last row stands in for those behind it. */
@@ -274,52 +373,87 @@ ARM_INLINE void arm_four_rows(const void *w, size_t row_bytes, size_t r, size_t 
     for (size_t i = 0; i < 4; i++) row[i] = (const uint8_t *)w + (r + i < n_rows ? r + i : n_rows - 1) * row_bytes;
 }
 
-/* ---- matrix-vector products over blocks: four rows at a time, a lane per row ---------------------------------------- */
+/* ---- matrix-vector products over blocks: eight rows at a time, a lane per row ---------------------------------------- */
+
+/* What a dot product with the codes of sub-block 0 begins with, one value per sub-block; NULL: ARM_MAGIC */
+ARM_INLINE const int32_t *arm_start(const arm_act *x, int bias_shift)
+{
+    switch (bias_shift) {
+    case 0: return x->start1;
+    case 3: return x->start8;
+    case 5: return x->start32;
+    default: return NULL;
+    }
+}
+
+/* Quads of rows at a time: two share the loads of activations; where a block has many scales, these fill the registers. */
+enum { ARM_MATVEC_QUADS = 2 };
+
+ARM_INLINE size_t arm_matvec_quads(ct_type type) { return arm_shape_of(type).block_elems == 256 ? 1 : ARM_MATVEC_QUADS; }
+
+/* 4 * n_quads rows from r on; n_quads is a constant */
+ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t r,
+                                size_t n_rows, size_t n_cols, size_t n_quads)
+{
+    static const int32_t no_bias = ARM_MAGIC;
+    const bool magic = type != CT_Q8_0; /* whose weights need all loads that there are */
+    const arm_shape shape = arm_shape_of(type);
+    const size_t n_sub = shape.block_elems / shape.sub_elems, start_step = shape.bias_shift >= 0 ? 1 : 0;
+    const uint8_t *row[ARM_MATVEC_QUADS][4];
+    const int32_t *start;
+    arm_act x = arm_act_row(act, n_cols);
+    float32x4_t acc[ARM_MATVEC_QUADS];
+    start = start_step != 0 ? arm_start(&x, shape.bias_shift) : &no_bias;
+    for (size_t quad = 0; quad < n_quads; quad++) {
+        acc[quad] = vdupq_n_f32(0.0f);
+        arm_four_rows(w, row_bytes, r + 4 * quad, n_rows, row[quad]);
+    }
+    for (size_t b = 0; b < n_cols / shape.block_elems; b++) {
+        arm_scales scales[ARM_MATVEC_QUADS];
+        for (size_t quad = 0; quad < n_quads; quad++) scales[quad] = arm_load_scales(type, row[quad]);
+        ARM_UNROLL
+        for (size_t g = 0; g < n_sub; g++) {
+            int8x16_t q0 = vld1q_s8(x.q + g * shape.sub_elems), q1 = q0;
+            if (shape.sub_elems == 32) q1 = vld1q_s8(x.q + g * 32 + 16);
+            const size_t block32 = g * shape.sub_elems / 32;
+            float32x4_t a = n_sub == 1 ? arm_load_f32(x.a) : vld1q_f32(x.a + block32 / 4 * 4), a_sum = a;
+            if (shape.has_min) a_sum = n_sub == 1 ? arm_load_f32(x.a_sum32) : vld1q_f32(x.a_sum32 + block32 / 4 * 4);
+            ARM_UNROLL
+            for (size_t quad = 0; quad < n_quads; quad++) {
+                int32x4_t part[4];
+                ARM_UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    int8x16_t c[2];
+                    /* Bytes that four sub-blocks share are loaded four times: there are not the registers to keep them. */
+                    if (type == CT_Q6_K) __asm__("" : "+r"(row[quad][i]));
+                    arm_codes(type, row[quad][i], g, c);
+                    int32x4_t first = vdupq_n_s32(0);
+                    if (magic) first = arm_load_start(start + g * start_step, row[quad][i], q0);
+                    part[i] = arm_dot16(first, c[0], q0);
+                    if (shape.sub_elems == 32) part[i] = arm_dot16(part[i], c[1], q1);
+                }
+                int32x4_t sums = arm_sums(part[0], part[1], part[2], part[3]);
+                float32x4_t dot = magic ? arm_to_float(sums) : vcvtq_f32_s32(sums);
+                acc[quad] = vfmaq_f32(acc[quad], dot, arm_mul_lane(arm_d(type, &scales[quad], g), a, block32));
+                if (shape.has_min) acc[quad] = arm_fma_lane(acc[quad], arm_m(type, &scales[quad], g), a_sum, block32);
+            }
+        }
+        for (size_t quad = 0; quad < n_quads; quad++)
+            for (size_t i = 0; i < 4; i++) row[quad][i] += shape.block_bytes;
+        start += n_sub * start_step;
+        x.q += shape.block_elems;
+        x.a += shape.block_elems / 32;
+        x.a_sum32 += shape.block_elems / 32;
+    }
+    for (size_t quad = 0; quad < n_quads; quad++)
+        if (r + 4 * quad < n_rows) arm_store_part(y + r + 4 * quad, acc[quad], n_rows - r - 4 * quad);
+}
 
 ARM_INLINE void arm_matvec(ct_type type, float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows,
                            size_t n_cols)
 {
-    const arm_shape shape = arm_shape_of(type);
-    const size_t n_sub = shape.block_elems / shape.sub_elems;
-    for (size_t r = 0; r < n_rows; r += 4) {
-        const uint8_t *row[4];
-        arm_act x = arm_act_row(act, n_cols);
-        float32x4_t acc = vdupq_n_f32(0.0f);
-        arm_four_rows(w, row_bytes, r, n_rows, row);
-        for (size_t b = 0; b < n_cols / shape.block_elems; b++) {
-            float32x4_t d[ARM_MAX_SUBS], m[ARM_MAX_SUBS];
-            arm_scales(type, row, d, m);
-            ARM_UNROLL
-            for (size_t g = 0; g < n_sub; g++) {
-                int8x16_t q0 = vld1q_s8(x.q + g * shape.sub_elems), q1 = q0;
-                int32x4_t part[4];
-                if (shape.sub_elems == 32) q1 = vld1q_s8(x.q + g * 32 + 16);
-                ARM_UNROLL
-                for (size_t i = 0; i < 4; i++) {
-                    int8x16_t c[2];
-                    arm_codes(type, row[i], g, c);
-                    part[i] = arm_dot16(vdupq_n_s32(0), c[0], q0);
-                    if (shape.sub_elems == 32) part[i] = arm_dot16(part[i], c[1], q1);
-                }
-                int32x4_t dot = arm_sums(part[0], part[1], part[2], part[3]);
-                if (shape.bias_shift >= 0) {
-                    int32x4_t sum = vld1q_dup_s32(shape.sub_elems == 32 ? x.sum32 + g : x.sum16 + g);
-                    dot = vsubq_s32(dot, vshlq_s32(sum, vdupq_n_s32(shape.bias_shift)));
-                }
-                float a = x.a[g * shape.sub_elems / 32];
-                acc = vfmaq_f32(acc, vcvtq_f32_s32(dot), vmulq_n_f32(d[g], a));
-                if (shape.has_min) acc = vfmaq_n_f32(acc, m[g], shape.sub_elems == 32 ? x.a_sum32[g] : x.a_sum16[g]);
-            }
-            for (size_t i = 0; i < 4; i++) row[i] += shape.block_bytes;
-            x.q += shape.block_elems;
-            x.a += shape.block_elems / 32;
-            x.a_sum32 += shape.block_elems / 32;
-            x.sum32 += shape.block_elems / 32;
-            x.a_sum16 += shape.block_elems / 16;
-            x.sum16 += shape.block_elems / 16;
-        }
-        arm_store_part(y + r, acc, n_rows - r);
-    }
+    const size_t n_quads = arm_matvec_quads(type);
+    for (size_t r = 0; r < n_rows; r += 4 * n_quads) arm_matvec_rows(type, y, w, row_bytes, act, r, n_rows, n_cols, n_quads);
 }
 
 /* ---- panels -------------------------------------------------------------------------------------------------------- */
@@ -363,8 +497,7 @@ ARM_INLINE void arm_unpack(arm_put_fn put, ct_type type, void *panel, const void
         uint32x4_t live = arm_live_rows(quad * 4, n_rows);
         arm_four_rows(w, row_bytes, quad * 4, n_rows, row);
         for (size_t b = 0; b < n_cols / shape.block_elems; b++) {
-            float32x4_t d[ARM_MAX_SUBS], m[ARM_MAX_SUBS];
-            arm_scales(type, row, d, m);
+            arm_scales scales = arm_load_scales(type, row);
             ARM_UNROLL
             for (size_t g = 0; g < block_subs; g++) {
                 int8x16_t c[4][2];
@@ -377,8 +510,9 @@ ARM_INLINE void arm_unpack(arm_put_fn put, ct_type type, void *panel, const void
                         c[i][1] = vsubq_s8(c[i][1], bias);
                     }
                 }
-                float32x4_t min = shape.has_min ? arm_mask(m[g], live) : vdupq_n_f32(0.0f);
-                put(panel, quad, b * block_subs + g, n_sub, shape.sub_elems, shape.has_min, c, arm_mask(d[g], live), min);
+                float32x4_t min = shape.has_min ? arm_mask(arm_m(type, &scales, g), live) : vdupq_n_f32(0.0f);
+                put(panel, quad, b * block_subs + g, n_sub, shape.sub_elems, shape.has_min, c,
+                    arm_mask(arm_d(type, &scales, g), live), min);
             }
             for (size_t i = 0; i < 4; i++) row[i] += shape.block_bytes;
         }

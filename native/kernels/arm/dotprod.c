@@ -53,7 +53,7 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
         const float *scales = (const float *)(const void *)record;
         const int8_t *w = (const int8_t *)record + codes_at;
         int32x4_t dot[TILE_TOKENS][2];
-        for (size_t t = 0; t < n_tok; t++) dot[t][0] = dot[t][1] = vdupq_n_s32(0);
+        for (size_t t = 0; t < n_tok; t++) dot[t][0] = dot[t][1] = vdupq_n_s32(ARM_MAGIC);
         ARM_UNROLL
         for (size_t half = 0; half < sub_elems / 16; half++, w += 64) {
             int8x16_t q[TILE_TOKENS];
@@ -75,8 +75,8 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
         float32x4_t d0 = vld1q_f32(scales), d1 = vld1q_f32(scales + 4);
         for (size_t t = 0; t < n_tok; t++) {
             float a = x[t].a[g * sub_elems / 32];
-            acc[t][0] = vfmaq_f32(acc[t][0], vcvtq_f32_s32(dot[t][0]), vmulq_n_f32(d0, a));
-            acc[t][1] = vfmaq_f32(acc[t][1], vcvtq_f32_s32(dot[t][1]), vmulq_n_f32(d1, a));
+            acc[t][0] = vfmaq_f32(acc[t][0], arm_to_float(dot[t][0]), vmulq_n_f32(d0, a));
+            acc[t][1] = vfmaq_f32(acc[t][1], arm_to_float(dot[t][1]), vmulq_n_f32(d1, a));
         }
         if (has_min) {
             float32x4_t m0 = vld1q_f32(scales + 8), m1 = vld1q_f32(scales + 12);

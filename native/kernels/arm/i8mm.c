@@ -98,7 +98,7 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
         ARM_UNROLL
         for (size_t p = 0; p < n_pairs; p++)
             ARM_UNROLL
-            for (size_t i = 0; i < TILE_PAIRS; i++) dot[p][i] = vdupq_n_s32(0);
+            for (size_t i = 0; i < TILE_PAIRS; i++) dot[p][i] = vdupq_n_s32(ARM_MAGIC);
         ARM_UNROLL
         for (size_t eight = 0; eight < sub_elems / 8; eight++) {
             int8x16_t q[TILE_TOKENS / 2];
@@ -116,7 +116,7 @@ ARM_INLINE void multiply_tile(float *y, size_t y_stride, const uint8_t *record, 
             float32x4_t a = vld1q_f32(x[p].a[g * sub_elems / 32]);
             ARM_UNROLL
             for (size_t i = 0; i < TILE_PAIRS; i++)
-                acc[p][i] = vfmaq_f32(acc[p][i], vcvtq_f32_s32(dot[p][i]), vmulq_f32(vld1q_f32(scales + 4 * i), a));
+                acc[p][i] = vfmaq_f32(acc[p][i], arm_to_float(dot[p][i]), vmulq_f32(vld1q_f32(scales + 4 * i), a));
         }
         ARM_UNROLL
         for (size_t p = 0; has_min && p < n_pairs; p++) {

@@ -46,7 +46,7 @@ static void quantize_act(void *act, const float *x, size_t n_cols)
 {
     size_t n_blocks = n_cols / CT_ACT_BLOCK;
     float *a = (float *)act, *a_sum32 = a + n_blocks, *a_sum16 = a + 2 * n_blocks;
-    int32_t *sum32 = (int32_t *)act + 4 * n_blocks, *sum16 = sum32 + n_blocks;
+    int32_t *start1 = (int32_t *)act + 4 * n_blocks, *start8 = start1 + n_blocks, *start32 = start8 + n_blocks;
     int8_t *q = (int8_t *)act + arm_act_head_bytes(n_cols);
     for (size_t b = 0; b < n_blocks; b++, x += CT_ACT_BLOCK, q += CT_ACT_BLOCK) {
         float32x4_t v[8], top[4];
@@ -66,9 +66,10 @@ static void quantize_act(void *act, const float *x, size_t n_cols)
         vst1q_s8(q + 16, q1);
         int32_t s0 = vaddlvq_s8(q0), s1 = vaddlvq_s8(q1);
         a[b] = scale;
-        sum16[2 * b] = s0;
-        sum16[2 * b + 1] = s1;
-        sum32[b] = s0 + s1;
+        start1[b] = ARM_MAGIC - (s0 + s1);
+        start8[b] = ARM_MAGIC - 8 * (s0 + s1);
+        start32[2 * b] = ARM_MAGIC - 32 * s0;
+        start32[2 * b + 1] = ARM_MAGIC - 32 * s1;
         a_sum16[2 * b] = scale * (float)s0;
         a_sum16[2 * b + 1] = scale * (float)s1;
         a_sum32[b] = scale * (float)(s0 + s1);
