@@ -1,7 +1,8 @@
 /* linear.c: products of weights in the file with the activations of one or many tokens.
  *
- * One token: each tile is a range of rows given to the type's matvec, which reads the file's blocks once. Several tokens: each tile
- * is a panel of rows, unpacked once into the thread's scratch (L1/L2) and multiplied with every token. Both give the same bits. */
+ * One token, and a few where a kernel set can: each tile is a range of rows given to the type's matvec or matmul_few, which read the
+ * file's blocks once, as a stream. Several tokens: each tile is a panel of rows, unpacked once into the thread's scratch (L1/L2) and
+ * multiplied with every token. All give the same bits. */
 #include <string.h>
 
 #include "nn/nn.h"
@@ -9,10 +10,10 @@
 
 enum {
     MAX_PRODUCTS = 4,
-    MATVEC_ALIGN_ROWS = 16,
+    STREAM_ALIGN_ROWS = 16,
     TILES_PER_THREAD = 8,
-    EXPECT_BYTES = 512 * 1024, /* of a share: what a thread fetches at most while it waits */
-    MATVEC_MAX_TOKENS = 2 /* up to here a product with several tokens is several matvecs over rows that are still in L1 */
+    QUANTISE_TOKENS = 4,
+    EXPECT_BYTES = 512 * 1024 /* of a share: what a thread fetches at most while it waits */
 };
 
 typedef struct job {
@@ -77,10 +78,8 @@ static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row,
 {
     const ct_kernels *k = j->exec->k;
     const ct_input *in = j->input;
-    if (in->n_tok <= MATVEC_MAX_TOKENS && k->matvec[w->type] != NULL) {
-        for (size_t t = 0; t < in->n_tok; t++)
-            k->matvec[w->type](y + t * w->n_rows + row, w->data + row * w->row_bytes, w->row_bytes, in->act + t * j->act_stride, n_rows,
-                               w->n_cols, next);
+    if (in->n_tok == 1 && k->matvec[w->type] != NULL) {
+        k->matvec[w->type](y + row, w->data + row * w->row_bytes, w->row_bytes, in->act, n_rows, w->n_cols, next);
         return;
     }
     if (in->n_tok <= k->few_tokens && k->matmul_few[w->type] != NULL) {
@@ -143,6 +142,8 @@ static size_t tile_rows_for(const ct_exec *exec, size_t total_rows, size_t align
     return rows < align ? align : rows / align * align;
 }
 
+static bool reads_streams(const ct_kernels *k, size_t n_tok) { return n_tok == 1 || n_tok <= k->few_tokens; }
+
 /* Cuts the rows of all products into tiles; returns their number. */
 static size_t cut_tiles(job *j, const ct_product *products, size_t n_products, size_t n_tok)
 {
@@ -152,8 +153,8 @@ static size_t cut_tiles(job *j, const ct_product *products, size_t n_products, s
     for (size_t i = 0; i < n_products; i++) {
         const ct_matrix *w = products[i].w;
         bool is_float = w->info->decode_codes == NULL;
-        size_t align = is_float ? CT_FLOAT_PANEL_ROWS : n_tok <= MATVEC_MAX_TOKENS ? MATVEC_ALIGN_ROWS : j->exec->k->panel_rows;
-        if (align % MATVEC_ALIGN_ROWS != 0) align = ct_round_up(align, MATVEC_ALIGN_ROWS);
+        size_t align = is_float ? CT_FLOAT_PANEL_ROWS : reads_streams(j->exec->k, n_tok) ? STREAM_ALIGN_ROWS : j->exec->k->panel_rows;
+        if (align % STREAM_ALIGN_ROWS != 0) align = ct_round_up(align, STREAM_ALIGN_ROWS);
         j->parts[i].w = w;
         j->parts[i].y = products[i].y;
         j->parts[i].tile_rows = tile_rows_for(j->exec, total_rows, align);
@@ -174,7 +175,7 @@ void ct_linear_expect(const ct_exec *exec, const ct_product *products, size_t n_
         const ct_matrix *w = j.parts[p].w;
         size_t row = (tile - j.parts[p].first_tile) * j.parts[p].tile_rows;
         ct_pool_expect(exec->pool, i, w->data + row * w->row_bytes,
-                       n_tok > MATVEC_MAX_TOKENS ? 0 : ct_min_size(EXPECT_BYTES, (w->n_rows - row) * w->row_bytes));
+                       !reads_streams(exec->k, n_tok) ? 0 : ct_min_size(EXPECT_BYTES, (w->n_rows - row) * w->row_bytes));
     }
 }
 
@@ -186,7 +187,7 @@ void ct_linear(const ct_exec *exec, ct_input *input, const ct_product *products,
     for (size_t i = 0; i < n_products; i++) integer |= products[i].w->info->decode_codes != NULL;
     if (integer) j.act_stride = exec->k->act_bytes(input->n_cols);
     if (integer && !input->quantised) {
-        quantise_job q = {exec, input, j.act_stride, 4};
+        quantise_job q = {exec, input, j.act_stride, QUANTISE_TOKENS};
         ct_pool_run(exec->pool, quantise_tile, &q, (input->n_tok + q.tile_tokens - 1) / q.tile_tokens);
         input->quantised = true;
     }
