@@ -1,4 +1,4 @@
-"""Loading libcactus: the declarations come from ``cactus.h`` itself, the library lies beside it in the package.
+"""Loading libcactus: the declarations are ``_bindings.py``, made from ``cactus.h``; the library lies in the package.
 
 Nothing outside ``cactus_py.engine`` imports this module.
 """
@@ -6,7 +6,6 @@ Nothing outside ``cactus_py.engine`` imports this module.
 from __future__ import annotations
 
 import os
-import re
 import sys
 import threading
 from pathlib import Path
@@ -19,28 +18,14 @@ _HERE = Path(__file__).resolve().parent
 _LIBRARY_NAME = "libcactus.dylib" if sys.platform == "darwin" else "libcactus.so"
 
 
-def _candidates() -> list[tuple[Path, Path]]:
-    """Places of (library, header): this package, a build inside a source checkout, an installed package."""
-    root = _HERE.parent.parent
-    found = [(_HERE / "lib" / _LIBRARY_NAME, _HERE / "lib" / "cactus.h")]
+def _candidates() -> list[Path]:
+    """Places of the library: the environment's, this package, a build inside a source checkout, an installed package."""
     override = os.environ.get("CACTUS_PY_LIBRARY")
-    header = _HERE / "lib" / "cactus.h"
-    source_header = root / "native" / "include" / "cactus.h"
-    if override:
-        found.insert(0, (Path(override), header if header.exists() else source_header))
-    found.append((root / "build" / _LIBRARY_NAME, source_header))
+    found = [Path(override)] if override else []
+    found += [_HERE / "lib" / _LIBRARY_NAME, _HERE.parent.parent / "build" / _LIBRARY_NAME]
     # A source checkout that comes before the installed package on the path, as in `python -c` inside it: the installed library.
-    installed = (Path(entry) / "cactus_py" / "engine" / "lib" for entry in sys.path if entry)
-    found += [(folder / _LIBRARY_NAME, folder / "cactus.h") for folder in installed]
+    found += [Path(entry) / "cactus_py" / "engine" / "lib" / _LIBRARY_NAME for entry in sys.path if entry]
     return found
-
-
-def declarations(header: str) -> str:
-    """The C declarations of ``cactus.h`` as cffi reads them: without preprocessor lines and the export macro."""
-    text = re.sub(r"/\*.*?\*/", " ", header, flags=re.S)
-    text = re.sub(r"#ifdef __cplusplus.*?#endif", "", text, flags=re.S)
-    text = re.sub(r"^\s*#.*$", "", text, flags=re.M)
-    return text.replace("CACTUS_API ", "")
 
 
 _lock = threading.Lock()
@@ -58,17 +43,13 @@ def load() -> tuple[Any, Any]:
 
 
 def _open() -> tuple[Any, Any]:
-    import cffi
+    from ._bindings import ffi
 
-    for library, header in _candidates():
-        if library.exists() and header.exists():
-            break
-    else:
+    library = library_path()
+    if library is None:
         raise EngineError(
             f"the native library {_LIBRARY_NAME} is not installed; reinstall cactus-py (from source: pip install .)"
         )
-    ffi = cffi.FFI()
-    ffi.cdef(declarations(header.read_text(encoding="utf-8")))
     try:
         lib: Any = ffi.dlopen(str(library))
     except OSError as error:
@@ -81,4 +62,4 @@ def _open() -> tuple[Any, Any]:
 
 def library_path() -> Path | None:
     """Where the library that ``load`` would take lies; None when there is none."""
-    return next((library for library, header in _candidates() if library.exists() and header.exists()), None)
+    return next((library for library in _candidates() if library.exists()), None)

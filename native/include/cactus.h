@@ -1,9 +1,9 @@
 /* cactus.h: the public C ABI of the cactus inference engine.
  *
- * This file is the single source of the interface: C programs include it, the Python package reads it through cffi, and the
- * language bindings are generated from it. Keep it plain: fixed-width integers, floats, pointers, opaque handles, structs
- * that open with their own size. Strings are UTF-8. A function that can fail returns a cactus_status and, if `err` is not
- * NULL, fills it. Nothing here prints, exits or aborts.
+ * This file is the single source of the interface: C programs include it, and the language bindings are generated from it, Python's
+ * by scripts/make_bindings.py. Keep it plain: fixed-width integers, floats, pointers, opaque handles, structs that open with their
+ * own size. Strings are UTF-8. A function that can fail returns a cactus_status and, if `err` is not NULL, fills it. Nothing here
+ * prints, exits or aborts.
  *
  * Threads: a model and a tokenizer are immutable and may be used from any thread. An engine may be called from any thread;
  * it computes in a scheduler thread of its own. A request belongs to one consumer at a time; cactus_request_cancel may be
