@@ -5,6 +5,8 @@
 #include "nn/nn.h"
 #include "nn/scratch.h"
 
+enum { ATTENTION_STATES_BYTES = 32 << 20 }; /* of address space, touched as used */
+
 size_t ct_scratch_linear_bytes(const ct_kernels *k, size_t max_cols)
 {
     size_t n_sub = max_cols / 16 + 1;
@@ -27,7 +29,9 @@ cactus_status ct_exec_create(ct_exec *exec, const char *kernels, int n_threads, 
     exec->pool = ct_pool_create(n_threads);
     if (exec->pool == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cannot start %d threads (1 to 256)", n_threads);
     exec->scratch = ct_alloc((size_t)n_threads, exec->scratch_bytes);
-    if (exec->scratch == NULL) {
+    exec->attn_states = ct_reserve(ATTENTION_STATES_BYTES);
+    exec->attn_states_elems = ATTENTION_STATES_BYTES / sizeof *exec->attn_states;
+    if (exec->scratch == NULL || exec->attn_states == NULL) {
         ct_exec_free(exec);
         return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for %zu bytes of scratch", (size_t)n_threads * exec->scratch_bytes);
     }
@@ -38,6 +42,7 @@ void ct_exec_free(ct_exec *exec)
 {
     ct_pool_free(exec->pool);
     ct_free(exec->scratch);
+    if (exec->attn_states != NULL) ct_release(exec->attn_states, ATTENTION_STATES_BYTES);
     *exec = (ct_exec){0};
 }
 

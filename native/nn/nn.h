@@ -25,6 +25,8 @@ typedef struct ct_exec {
     size_t max_d_head;        /* largest head size */
     size_t scratch_bytes;     /* of one thread */
     uint8_t *scratch;         /* [n_threads, scratch_bytes] */
+    float *attn_states;       /* what threads that share one query's keys leave for each other; touched as used */
+    size_t attn_states_elems;
 } ct_exec;
 
 /* Errors: ARGUMENT (kernel set unknown here, thread count), MEMORY. */
