@@ -285,6 +285,23 @@ def test_the_command_line_refuses_nonsense(options: list[str], said: str, tmp_pa
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--rounds", "0", "--rounds is 0; it must be at least 1"),
+        ("--tokens", "1", "--tokens is 1; it must be at least 2"),
+        ("--speculation", "0", "--speculation is 0; it must be at least 1 and at most 16"),
+        ("--speculation", "17", "--speculation is 17; it must be at least 1 and at most 16"),
+    ],
+)
+def test_lookup_refuses_what_has_no_ratio(option: str, value: str, said: str) -> None:
+    command = [sys.executable, str(SCRIPTS / "lookup.py"), "missing.gguf", option, value]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_peer_needs_its_python(zoo: Path) -> None:
     command = [sys.executable, str(SCRIPTS / "bench.py"), str(zoo / "llama" / "llama.f32.gguf"), "--profile", "quick"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -291,7 +291,7 @@ def test_doctor_finds_what_is_wrong(variable: str, value: str, problem: str) -> 
     assert result.returncode == 1 and problem in result.stderr and "Traceback" not in result.stderr
 
 
-def test_bench(run: Run, zoo: Path) -> None:
+def test_bench(run: Run, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = str(zoo / "llama" / "llama.f32.gguf")
     words = ["bench", "--model", model, "--pp", "16", "--tg", "4", "--threads", "1", "--repeat", "2"]
     status, out, err = run(*words, "--kernels", "scalar", "--json")
@@ -306,5 +306,9 @@ def test_bench(run: Run, zoo: Path) -> None:
     assert min(result["pp_tok_s_runs"]) <= result["pp_tok_s"] <= max(result["pp_tok_s_runs"])
     status, out, _ = run(*words)
     assert status == 0 and "tg_tok_s" in out
+    assert result["kv_type"] == "f32"  # what "auto" means for this model
+    monkeypatch.setenv("CACTUS_PY_KV_TYPE", "i8")
+    status, out, _ = run(*words, "--json")
+    assert (status, json.loads(out)["kv_type"]) == (0, "i8")
     status, _, err = run("bench", "--model", model, "--kernels", "mmx")
     assert status == 1 and "mmx" in err

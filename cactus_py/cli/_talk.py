@@ -113,7 +113,8 @@ def figures(usage: CompletionUsage | None, timings: Timings | None) -> str:
     known = f" ({cached} known)" if cached else ""
     reading = f"read {usage.prompt_tokens} tokens{known} in {timings.prompt_ms / 1000:.2f} s{_rate(timings.prompt_tok_s)}"
     writing = f"wrote {usage.completion_tokens} in {timings.decode_ms / 1000:.2f} s{_rate(timings.decode_tok_s)}"
-    return f"{reading}, {writing}"
+    drafts = f", {timings.accepted_tokens} of {timings.drafted_tokens} drafted tokens stood" if timings.drafted_tokens else ""
+    return f"{reading}, {writing}{drafts}"
 
 
 def _rate(tokens_per_second: float | None) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -43,14 +43,24 @@ def command(
     model, threads, kernels = settings.model, settings.threads, settings.kernels
     with pull_progress(model) as progress:
         path = hub.resolve(model, progress=progress)
-    result = measure(model, str(path), pp=pp, tg=tg, threads=threads, repeat=repeat, kernels=kernels)
+    result = measure(model, str(path), pp=pp, tg=tg, threads=threads, repeat=repeat, kernels=kernels, kv_type=settings.kv_type)
     if as_json:
         print_json(result)
         return
     print_pairs([(key, ", ".join(map(str, value)) if isinstance(value, list) else str(value)) for key, value in result.items()])
 
 
-def measure(name: str, path: str, *, pp: int, tg: int, threads: int | None, repeat: int, kernels: str | None) -> dict[str, Any]:
+def measure(
+    name: str,
+    path: str,
+    *,
+    pp: int,
+    tg: int,
+    threads: int | None,
+    repeat: int,
+    kernels: str | None,
+    kv_type: Literal["auto", "f16", "f32", "i8"] = "auto",
+) -> dict[str, Any]:
     """Load the model, run the benchmark, and return the numbers. Times in ms, memory in units of 10^6 bytes."""
     import statistics
     import time
@@ -59,7 +69,7 @@ def measure(name: str, path: str, *, pp: int, tg: int, threads: int | None, repe
 
     _, private_before = _memory_bytes()
     began = time.perf_counter()
-    model = Model.load(path, threads=threads, kernels=kernels)
+    model = Model.load(path, threads=threads, kernels=kernels, kv_type=kv_type)
     load_ms = (time.perf_counter() - began) * 1e3
     try:
         vocabulary = _ordinary_tokens(model)
@@ -90,6 +100,7 @@ def measure(name: str, path: str, *, pp: int, tg: int, threads: int | None, repe
         "path": path,
         "threads": info.threads,
         "kernels": info.kernels,
+        "kv_type": info.kv_type,
         "pp": pp,
         "tg": tg,
         "repeat": repeat,

@@ -333,7 +333,7 @@ class Model(_NotCopied):
         Raises ModelFileError, ModelFormatError, UnsupportedModelError, InvalidRequestError or OutOfMemoryError.
         """
         ffi, lib = _ffi.load()
-        if kv_type not in _KV_TYPES:
+        if not isinstance(kv_type, str) or kv_type not in _KV_TYPES:
             raise InvalidRequestError(f"kv_type is {kv_type!r}; it must be one of {', '.join(_KV_TYPES)}")
         model_out, engine_out, error = ffi.new("cactus_model **"), ffi.new("cactus_engine **"), _status.new_error()
         params = ffi.new("cactus_engine_params *")

@@ -1,6 +1,6 @@
 /* linear.c: products of weights in the file with the activations of one or many tokens.
  *
- * One token, and a few where a kernel set can: each tile is a range of rows given to the type's matvec or matmul_few, which read the
+ * One or two tokens, and more where a kernel set can: each tile is a range of rows given to the type's matvec or matmul_few, which read the
  * file's blocks once, as a stream. Several tokens: each tile is a panel of rows, unpacked once into the thread's scratch (L1/L2) and
  * multiplied with every token. All give the same bits. */
 #include <string.h>
@@ -12,6 +12,7 @@ enum {
     MAX_PRODUCTS = 4,
     STREAM_ALIGN_ROWS = 16,
     TILES_PER_THREAD = 8,
+    MATVEC_TOKENS = 2, /* without matmul_few, up to here several tokens are several matvecs over rows that are still in a cache */
     QUANTISE_TOKENS = 4,
     EXPECT_BYTES = 512 * 1024 /* of a share: what a thread fetches at most while it waits */
 };
@@ -78,11 +79,14 @@ static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row,
 {
     const ct_kernels *k = j->exec->k;
     const ct_input *in = j->input;
-    if (in->n_tok == 1 && k->matvec[w->type] != NULL) {
-        k->matvec[w->type](y + row, w->data + row * w->row_bytes, w->row_bytes, in->act, n_rows, w->n_cols, next);
+    const bool few = in->n_tok <= k->few_tokens && k->matmul_few[w->type] != NULL;
+    if (k->matvec[w->type] != NULL && in->n_tok <= (few ? 1 : MATVEC_TOKENS)) {
+        for (size_t t = 0; t < in->n_tok; t++)
+            k->matvec[w->type](y + t * w->n_rows + row, w->data + row * w->row_bytes, w->row_bytes, in->act + t * j->act_stride, n_rows,
+                               w->n_cols, next);
         return;
     }
-    if (in->n_tok <= k->few_tokens && k->matmul_few[w->type] != NULL) {
+    if (few) {
         k->matmul_few[w->type](y + row, w->n_rows, w->data + row * w->row_bytes, w->row_bytes, in->act, j->act_stride, n_rows, w->n_cols,
                                in->n_tok, next);
         return;
@@ -142,7 +146,7 @@ static size_t tile_rows_for(const ct_exec *exec, size_t total_rows, size_t align
     return rows < align ? align : rows / align * align;
 }
 
-static bool reads_streams(const ct_kernels *k, size_t n_tok) { return n_tok == 1 || n_tok <= k->few_tokens; }
+static bool reads_streams(const ct_kernels *k, size_t n_tok) { return n_tok <= MATVEC_TOKENS || n_tok <= k->few_tokens; }
 
 /* Cuts the rows of all products into tiles; returns their number. */
 static size_t cut_tiles(job *j, const ct_product *products, size_t n_products, size_t n_tok)

@@ -506,6 +506,7 @@ TEST(hostile_numbers_stay_inside)
             if (info == NULL || info->decode_codes == NULL || N % info->block_elems != 0) continue;
             size_t row_bytes = N / info->block_elems * info->block_bytes, n = k->panel_rows < 5 ? k->panel_rows : 5;
             if (k->matvec[type]) k->matvec[type](floats(&y), bytes.data, row_bytes, act.data, 5, N, NULL); /* 0xff: scales are NaN */
+            if (k->matmul_few[type]) k->matmul_few[type](floats(&y), 5, bytes.data, row_bytes, act.data, 0, 5, N, 4, NULL);
             if (k->unpack[type]) {
                 k->unpack[type](panel.data, bytes.data, row_bytes, n, N);
                 k->gemm_i8(floats(&y), n, panel.data, act.data, k->act_bytes(N), n, N, 1, info->sub_elems, info->has_min);

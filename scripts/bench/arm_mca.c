@@ -24,7 +24,7 @@ static ct_kernels k;
 __attribute__((noinline)) void measured(void)
 {
 #if defined(RUN_MATVEC)
-    k.matvec[TYPE](y, weights, ROW_BYTES, act, ROWS, COLS);
+    k.matvec[TYPE](y, weights, ROW_BYTES, act, ROWS, COLS, NULL);
 #elif defined(RUN_UNPACK)
     k.unpack[TYPE](panel, weights, ROW_BYTES, ROWS, COLS);
 #else

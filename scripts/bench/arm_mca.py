@@ -355,7 +355,7 @@ def document(report: Report, lab: Lab, peer: str, options: str) -> str:
         "  LLVM 19 schedules cortex-x4 with its model of Neoverse N2 and apple-m4 with that of Cyclone; the real ones have",
         "  4 vector pipes each. Read the columns as a small, a large and a middle core.",
         f"- {ROWS} rows x {COLS} columns; decode: 1 token; gemm: {TOKENS} tokens. Quantising activations is in no figure.",
-        "- CPUs that have i8mm run the rows marked so; ours decodes there with the kernels of dotprod.",
+        "- CPUs that have i8mm run the rows marked so; ours decodes there with the kernels of dotprod, but for Q4_K.",
         "- vec_dot reads the file's blocks, as ours does; with i8mm its gemm computes 2 rows x 2 tokens per call. repack",
         "  reads an interleaved copy of the weights, which llama.cpp makes by default at loading where it has such kernels.",
         "",

@@ -60,6 +60,10 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.0)
     parser.add_argument("--only", choices=("edit", "summarise", "free"))
     options = parser.parse_args()
+    for name, least, most in (("rounds", 1, None), ("tokens", 2, None), ("speculation", 1, 16)):  # the first token is not timed
+        value = getattr(options, name)
+        if value < least or (most is not None and value > most):
+            parser.error(f"--{name} is {value}; it must be at least {least}" + (f" and at most {most}" if most else ""))
     sampling = {"temperature": options.temperature, "seed": 1}
 
     with Model.load(options.model, threads=options.threads) as model:

@@ -50,6 +50,9 @@ ARM_INLINE arm_act arm_act_row(const void *act, size_t n_cols)
                      .start32 = start + 2 * n_blocks, .q = (const int8_t *)act + arm_act_head_bytes(n_cols)};
 }
 
+/* neon.c's quantize_act */
+void ct_arm_quantize_act(void *act, const float *x, size_t n_cols);
+
 /* ---- small pieces -------------------------------------------------------------------------------------------------- */
 
 /* acc + 4 partial dot products of 16 codes; their sum is what counts. Without sdot: two products of int8 (|q| <= 127) fit in
@@ -86,6 +89,14 @@ ARM_INLINE float32x4_t arm_load_f32(const float *p)
 {
     float32x4_t v;
     __asm__("ldr %s0, %1" : "=w"(v) : "Q"(*p));
+    return v;
+}
+
+/* As arm_load_start; `user` is only in use by what the four floats are for. */
+ARM_INLINE float32x4_t arm_load_f32x4(const float32x4_t *p, float32x4_t user)
+{
+    float32x4_t v;
+    __asm__("ldr %q0, %1" : "=w"(v) : "m"(*p), "w"(user));
     return v;
 }
 

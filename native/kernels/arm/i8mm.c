@@ -1,5 +1,5 @@
 /* i8mm.c: the integer matrix product of CPUs with smmla (Cortex-A510, A710, X2 and later, Apple A15 and later, Neoverse N2 and
- * V1). Products with one token and all else are dotprod.c's.
+ * V1). Products with one token, but for Q4_K's, and all else are dotprod.c's.
  *
  * smmla multiplies 2 tokens x 8 activations with 2 rows x 8 codes: [t0·r0, t0·r1, t1·r0, t1·r1].
  * Panel: tiles of 8 rows, then sub-blocks: { f32 d[4 pairs][d0, d1, d0, d1]; f32 m, the same, if has_min;
@@ -179,12 +179,172 @@ static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *ac
         multiply(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, false);
 }
 
+/* ---- one token ------------------------------------------------------------------------------------------------------ */
+
+/* Activations of 64 columns for matvec_q4_k, behind the row as neon.c makes it, A being the first 32 and B the others: eights of
+ * { [A, -B], [0, B] }. */
+typedef struct pair64 {
+    int8_t q[4][2][16];
+} pair64;
+
+ARM_INLINE size_t pairs_at(size_t n_cols) { return arm_act_head_bytes(n_cols) + (n_cols + 63) / 64 * 64; }
+
+static size_t act_bytes(size_t n_cols) { return pairs_at(n_cols) + n_cols / 64 * sizeof(pair64); }
+
+static void quantize_act(void *act, const float *x, size_t n_cols)
+{
+    const int8_t *q = (const int8_t *)act + arm_act_head_bytes(n_cols);
+    pair64 *out = (pair64 *)(void *)((uint8_t *)act + pairs_at(n_cols));
+    const int64x2_t zero = vdupq_n_s64(0);
+    ct_arm_quantize_act(act, x, n_cols);
+    for (size_t i = 0; i < n_cols / 64; i++, q += 64)
+        for (size_t half = 0; half < 2; half++) {
+            int8x16_t a8 = vld1q_s8(q + 16 * half), b8 = vld1q_s8(q + 32 + 16 * half);
+            int64x2_t a = vreinterpretq_s64_s8(a8), b = vreinterpretq_s64_s8(b8), minus = vreinterpretq_s64_s8(vnegq_s8(b8));
+            vst1q_s8(out[i].q[2 * half][0], vreinterpretq_s8_s64(vzip1q_s64(a, minus)));
+            vst1q_s8(out[i].q[2 * half][1], vreinterpretq_s8_s64(vzip1q_s64(zero, b)));
+            vst1q_s8(out[i].q[2 * half + 1][0], vreinterpretq_s8_s64(vzip2q_s64(a, minus)));
+            vst1q_s8(out[i].q[2 * half + 1][1], vreinterpretq_s8_s64(vzip2q_s64(zero, b)));
+        }
+}
+
+#define SCALE_MAGIC 32768.0f
+
+/* Four blocks' scales: d and m, a lane per row, and the small integers, a byte per row and sub-block as in arm_scales, in
+ * memory, where integer instructions have put them. */
+typedef struct q4_k_scales {
+    float32x4_t d, m;
+    float32x4_t less_d, less_m; /* d and m times -SCALE_MAGIC */
+    uint64_t sc[2][2], mn[2][2];
+} q4_k_scales;
+
+ARM_INLINE void load_q4_k_scales(q4_k_scales *s, const uint8_t *const block[4])
+{
+    const uint64_t six = 0x3f3f3f3f3f3f3f3f, four = 0x0f0f0f0f0f0f0f0f, two = 0x3030303030303030;
+    s->d = arm_scale_of_4(block, 0, 0);
+    s->m = arm_scale_of_4(block, 2, 0x8000);
+    for (size_t i = 0; i < 2; i++) {
+        uint64_t low = arm_u32_of_2(block + 2 * i, 4), low_min = arm_u32_of_2(block + 2 * i, 8);
+        uint64_t high = arm_u32_of_2(block + 2 * i, 12);
+        s->sc[0][i] = low & six;
+        s->sc[1][i] = (high & four) | (low >> 2 & two);
+        s->mn[0][i] = low_min & six;
+        s->mn[1][i] = (high >> 4 & four) | (low_min >> 2 & two);
+    }
+    s->less_d = vmulq_n_f32(s->d, -SCALE_MAGIC);
+    s->less_m = vmulq_n_f32(s->m, -SCALE_MAGIC);
+    __asm__("" : "+m"(s->sc), "+m"(s->mn));
+}
+
+/* by * byte `byte` (a constant) of each lane, exactly; less is by * -SCALE_MAGIC. The byte goes into the mantissa of
+ * SCALE_MAGIC, and one fma multiplies and takes off the rest: by has the 11 bits of an f16. */
+ARM_INLINE float32x4_t scale_times(const uint64_t bytes[2], size_t byte, float32x4_t by, const float32x4_t *less,
+                                   float32x4_t user)
+{
+    static const float32x4_t magic = {SCALE_MAGIC, SCALE_MAGIC, SCALE_MAGIC, SCALE_MAGIC};
+    static const uint8_t to[4][16] = {{255, 0, 255, 255, 255, 4, 255, 255, 255, 8, 255, 255, 255, 12, 255, 255},
+                                      {255, 1, 255, 255, 255, 5, 255, 255, 255, 9, 255, 255, 255, 13, 255, 255},
+                                      {255, 2, 255, 255, 255, 6, 255, 255, 255, 10, 255, 255, 255, 14, 255, 255},
+                                      {255, 3, 255, 255, 255, 7, 255, 255, 255, 11, 255, 255, 255, 15, 255, 255}};
+    uint8x16_t v = vqtbx1q_u8(vreinterpretq_u8_f32(arm_load_f32x4(&magic, user)), vreinterpretq_u8_u64(vld1q_u64(bytes)),
+                              vld1q_u8(to[byte]));
+    return vfmaq_f32(arm_load_f32x4(less, user), vreinterpretq_f32_u8(v), by);
+}
+
+enum { Q4_K_QUADS = 2 }; /* of rows at a time: they share the loads of activations */
+
+/* dot[quad][0] and [1]: the products of two sub-blocks, whose 32 bytes are at byte `at` of four blocks. smmla leaves half of its
+ * result unused where there is one token; here that half does the work of the shifts that nibbles need. A byte is lo + 16 * hi,
+ * lo of column k of A, hi of column k of B:
+ *     sum of lo * A                       and       sum of byte * B - sum of lo * B = 16 * sum of hi * B
+ * are one smmla of the masked bytes with [A, -B] and one usmmla of the bytes as they are with [0, B]. */
+ARM_INLINE void dot_64(float32x4_t dot[Q4_K_QUADS][2], const uint8_t *row[Q4_K_QUADS][4], size_t at, const pair64 *x)
+{
+    /* 1.5 * 2^23 and 1.5 * 2^19, where the lowest bit counts 1/16 */
+    static const float32x4_t start = {12582912.0f, 786432.0f, 12582912.0f, 786432.0f};
+    int32x4_t sum[Q4_K_QUADS][2];
+    ARM_UNROLL
+    for (size_t half = 0; half < 2; half++) {
+        int8x16_t q[4];
+        for (size_t e = 0; e < 4; e++) q[e] = vld1q_s8(x->q[2 * half + e / 2][e % 2]);
+        ARM_UNROLL
+        for (size_t quad = 0; quad < Q4_K_QUADS; quad++)
+            ARM_UNROLL
+            for (size_t i = 0; i < 2; i++) {
+                uint64x2_t r0 = vreinterpretq_u64_u8(vld1q_u8(row[quad][2 * i] + at + half * 16));
+                uint64x2_t r1 = vreinterpretq_u64_u8(vld1q_u8(row[quad][2 * i + 1] + at + half * 16));
+                uint8x16_t bytes[2] = {vreinterpretq_u8_u64(vzip1q_u64(r0, r1)), vreinterpretq_u8_u64(vzip2q_u64(r0, r1))};
+                int32x4_t s;
+                if (half != 0) s = sum[quad][i];
+                else s = vreinterpretq_s32_f32(arm_load_f32x4(&start, vreinterpretq_f32_u64(r0)));
+                ARM_UNROLL
+                for (size_t e = 0; e < 2; e++) {
+                    int8x16_t lo = vreinterpretq_s8_u8(vandq_u8(bytes[e], vdupq_n_u8(15)));
+                    s = vmmlaq_s32(s, lo, q[2 * e]);
+                    s = vusmmlaq_s32(s, bytes[e], q[2 * e + 1]);
+                }
+                sum[quad][i] = s;
+            }
+    }
+    for (size_t quad = 0; quad < Q4_K_QUADS; quad++) {
+        int32x4_t s0 = sum[quad][0], s1 = sum[quad][1];
+        dot[quad][0] = vsubq_f32(vreinterpretq_f32_s32(vuzp1q_s32(s0, s1)), vdupq_n_f32(start[0]));
+        dot[quad][1] = vsubq_f32(vreinterpretq_f32_s32(vuzp2q_s32(s0, s1)), vdupq_n_f32(start[1]));
+    }
+}
+
+static void matvec_q4_k(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
+{
+    (void)next;
+    for (size_t r = 0; r < n_rows; r += 4 * Q4_K_QUADS) {
+        const pair64 *pair = (const pair64 *)(const void *)((const uint8_t *)act + pairs_at(n_cols));
+        arm_act x = arm_act_row(act, n_cols);
+        float32x4_t acc[Q4_K_QUADS];
+        const uint8_t *row[Q4_K_QUADS][4];
+        for (size_t quad = 0; quad < Q4_K_QUADS; quad++) {
+            acc[quad] = vdupq_n_f32(0.0f);
+            arm_four_rows(w, row_bytes, r + 4 * quad, n_rows, row[quad]);
+        }
+        for (size_t b = 0; b < n_cols / 256; b++) {
+            q4_k_scales s[Q4_K_QUADS];
+            for (size_t quad = 0; quad < Q4_K_QUADS; quad++) load_q4_k_scales(&s[quad], row[quad]);
+            ARM_UNROLL
+            for (size_t p = 0; p < 4; p++, pair++) {
+                float32x4_t a = vld1q_f32(x.a + p / 2 * 4), a_sum = vld1q_f32(x.a_sum32 + p / 2 * 4);
+                float32x4_t dot[Q4_K_QUADS][2];
+                dot_64(dot, row, 16 + p * 32, pair);
+                ARM_UNROLL
+                for (size_t quad = 0; quad < Q4_K_QUADS; quad++) {
+                    ARM_UNROLL
+                    for (size_t i = 0; i < 2; i++) {
+                        const size_t g = 2 * p + i;
+                        float32x4_t d = scale_times(s[quad].sc[g / 4], g % 4, s[quad].d, &s[quad].less_d, dot[quad][i]);
+                        float32x4_t m = scale_times(s[quad].mn[g / 4], g % 4, s[quad].m, &s[quad].less_m, d);
+                        acc[quad] = vfmaq_f32(acc[quad], dot[quad][i], arm_mul_lane(d, a, g));
+                        acc[quad] = arm_fma_lane(acc[quad], m, a_sum, g);
+                    }
+                }
+            }
+            for (size_t quad = 0; quad < Q4_K_QUADS; quad++)
+                for (size_t i = 0; i < 4; i++) row[quad][i] += 144;
+            x.a += 8;
+            x.a_sum32 += 8;
+        }
+        for (size_t quad = 0; quad < Q4_K_QUADS; quad++)
+            if (r + 4 * quad < n_rows) arm_store_part(y + r + 4 * quad, acc[quad], n_rows - r - 4 * quad);
+    }
+}
+
 ARM_BLOCK_TYPES(ARM_DEFINE_UNPACK)
 
 void ct_kernels_init_i8mm(ct_kernels *k)
 {
     ct_kernels_init_dotprod(k);
     k->name = "i8mm";
+    k->act_bytes = act_bytes;
+    k->quantize_act = quantize_act;
+    k->matvec[CT_Q4_K] = matvec_q4_k;
     k->panel_bytes = panel_bytes;
     k->pack_panel = pack_panel;
     k->gemm_i8 = gemm_i8;

@@ -42,7 +42,7 @@ ARM_INLINE float exp1(float x) { return vgetq_lane_f32(exp4(vdupq_n_f32(x)), 0);
 
 static size_t act_bytes(size_t n_cols) { return arm_act_head_bytes(n_cols) + (n_cols + 63) / 64 * 64; }
 
-static void quantize_act(void *act, const float *x, size_t n_cols)
+void ct_arm_quantize_act(void *act, const float *x, size_t n_cols)
 {
     size_t n_blocks = n_cols / CT_ACT_BLOCK;
     float *a = (float *)act, *a_sum32 = a + n_blocks, *a_sum16 = a + 2 * n_blocks;
@@ -702,7 +702,7 @@ void ct_kernels_init_neon(ct_kernels *k)
     *k = (ct_kernels){
         .name = "neon",
         .act_bytes = act_bytes,
-        .quantize_act = quantize_act,
+        .quantize_act = ct_arm_quantize_act,
         .panel_rows = ARM_PANEL_ROWS,
         .panel_bytes = panel_bytes,
         .pack_panel = pack_panel,
