@@ -250,6 +250,112 @@ static void attend_i8(const ct_attn_tile *tile, const ct_page_i8 *page)
     attend_f32(tile, kt32, v32);
 }
 
+/* ---- recurrent layers ---------------------------------------------------------------------------------------------- */
+
+static float silu_f32(float x) { return x / (1.0f + exp_f32(-x)); }
+
+static float softplus_f32(float x)
+{
+    float e = exp_f32(-fabsf(x)), u = e / (2.0f + e), z = u * u, w = u + u, p = 0x1.dbcb6cp-4f;
+    p = fmaf(p, z, 0x1.bc550ap-4f);
+    p = fmaf(p, z, 0x1.24cd5cp-3f);
+    p = fmaf(p, z, 0x1.9998a6p-3f);
+    p = fmaf(p, z, 0x1.555556p-2f);
+    return (x > 0.0f ? x : 0.0f) + fmaf(w * z, p, w);
+}
+
+static void sigmoid(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = 1.0f / (1.0f + exp_f32(-x[i]));
+}
+
+static void softplus(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = softplus_f32(x[i]);
+}
+
+static void exp_all(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = exp_f32(x[i]);
+}
+
+static void l2_norm(float *y, const float *x, size_t n, float eps, float factor)
+{
+    float partial[16] = {0};
+    for (size_t i = 0; i < n; i++) partial[i % 16] = fmaf(x[i], x[i], partial[i % 16]);
+    float by = (1.0f / sqrtf(sum16(partial) + eps)) * factor;
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * by;
+}
+
+static void causal_conv(const ct_conv_tile *c)
+{
+    for (size_t i = 0; i < c->n_channels; i++)
+        for (size_t t = 0; t < c->n_tok; t++) {
+            float in = c->x[t * c->x_stride + i], s = c->bias != NULL ? c->bias[i] : 0.0f;
+            if (c->b != NULL) in *= c->b[t * c->x_stride + i];
+            for (size_t j = 0; j < c->width; j++) {
+                float u = j < c->width - 1 ? c->state[j * c->state_stride + i] : in;
+                if (j > 0) c->state[(j - 1) * c->state_stride + i] = u;
+                s = fmaf(c->w[j * c->w_stride + i], u, s);
+            }
+            c->y[t * c->y_stride + i] = c->c != NULL ? c->c[t * c->x_stride + i] * s : silu_f32(s);
+        }
+}
+
+/* Column j of a state with n_rows rows: element i is 16 * i further. */
+static size_t column(size_t j, size_t n_rows) { return j / CT_STATE_COLS * n_rows * CT_STATE_COLS + j % CT_STATE_COLS; }
+
+static void mamba_scan(const ct_mamba_tile *m)
+{
+    for (size_t t = 0; t < m->n_tok; t++)
+        for (size_t j = 0; j < m->n_channels; j++) {
+            const float *a = m->a + column(j, m->d_state), *b = m->b + t * m->bc_stride, *c = m->c + t * m->bc_stride;
+            float *state = m->state + column(j, m->d_state);
+            float x = m->x[t * m->x_stride + j], dt = m->dt[t * m->dt_stride + j], s = 0.0f;
+            dt = softplus_f32(m->dt_bias != NULL ? dt + m->dt_bias[j] : dt);
+            for (size_t i = 0; i < m->d_state; i++) {
+                float *h = state + i * CT_STATE_COLS;
+                *h = fmaf(x * dt, b[i], *h * exp_f32(dt * a[i * CT_STATE_COLS]));
+                s = fmaf(c[i], *h, s);
+            }
+            m->y[t * m->y_stride + j] = silu_f32(m->z[t * m->z_stride + j]) * fmaf(m->d[j], x, s);
+        }
+}
+
+static float sum4(const float p[4]) { return (p[0] + p[1]) + (p[2] + p[3]); }
+
+static void ssd_scan(const ct_ssd_tile *m)
+{
+    for (size_t t = 0; t < m->n_tok; t++)
+        for (size_t j = 0; j < m->head_dim; j++) {
+            const float *b = m->b + t * m->bc_stride, *c = m->c + t * m->bc_stride;
+            float *state = m->state + column(j, m->d_state), x = m->x[t * m->x_stride + j], p[4] = {0};
+            for (size_t i = 0; i < m->d_state; i++) {
+                float *h = state + i * CT_STATE_COLS;
+                *h = fmaf(b[i], x * m->dt[t], *h * m->decay[t]);
+                p[i % 4] = fmaf(c[i], *h, p[i % 4]);
+            }
+            m->y[t * m->y_stride + j] = fmaf(m->d, x, sum4(p));
+        }
+}
+
+static void delta_scan(const ct_delta_tile *d)
+{
+    for (size_t t = 0; t < d->n_tok; t++)
+        for (size_t j = 0; j < d->d_v; j++) {
+            const float *q = d->q + t * d->qk_stride, *k = d->k + t * d->qk_stride;
+            float *state = d->state + column(j, d->d_k), p[4] = {0}, o[4] = {0};
+            for (size_t i = 0; i < d->d_k; i++) p[i % 4] = fmaf(k[i], state[i * CT_STATE_COLS], p[i % 4]);
+            float delta = fmaf(-d->decay[t], sum4(p), d->v[t * d->v_stride + j]) * d->beta[t];
+            for (size_t i = 0; i < d->d_k; i++) {
+                float *s = state + i * CT_STATE_COLS;
+                *s = fmaf(k[i], delta, *s * d->decay[t]);
+                o[i % 4] = fmaf(q[i], *s, o[i % 4]);
+            }
+            d->o[t * d->o_stride + j] = sum4(o);
+        }
+}
+
 void ct_kernels_init_scalar(ct_kernels *k)
 {
     *k = (ct_kernels){
@@ -274,6 +380,14 @@ void ct_kernels_init_scalar(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     k->matvec[CT_F32] = matvec_f32;
 }

@@ -5,6 +5,8 @@
 #include <math.h>
 
 #include "kernels/arm/arm_common.h"
+#include "kernels/arm/f32x16.h"
+#include "kernels/recurrent_kernels.h"
 
 /* ---- sums and exponentials ------------------------------------------------------------------------------------------ */
 
@@ -15,25 +17,6 @@ ARM_INLINE float sum16(const float t[16])
     float32x4_t four = vaddq_f32(low, high);
     float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
-}
-
-/* exp of kernels.h; vfmaq(c, a, b) is a * b + c, rounded once */
-ARM_INLINE float32x4_t exp4(float32x4_t x)
-{
-    uint32x4_t live = vcgeq_f32(x, vdupq_n_f32(-87.0f)); /* false for NaN */
-    const float32x4_t magic = vdupq_n_f32(12582912.0f);
-    x = vminq_f32(x, vdupq_n_f32(88.0f));
-    float32x4_t t = vfmaq_f32(magic, x, vdupq_n_f32(0x1.715476p+0f)), n = vsubq_f32(t, magic);
-    float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(-0x1.62e4p-1f));
-    r = vfmaq_f32(r, n, vdupq_n_f32(-0x1.7f7d1cp-20f));
-    float32x4_t p = vfmaq_f32(vdupq_n_f32(1.3981999507e-3f), vdupq_n_f32(1.9875691500e-4f), r);
-    p = vfmaq_f32(vdupq_n_f32(8.3334519073e-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(4.1665795894e-2f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
-    p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
-    uint32x4_t bits = vaddq_u32(vreinterpretq_u32_f32(p), vshlq_n_u32(vreinterpretq_u32_f32(t), 23));
-    return vreinterpretq_f32_u32(vandq_u32(bits, live));
 }
 
 ARM_INLINE float exp1(float x) { return vgetq_lane_f32(exp4(vdupq_n_f32(x)), 0); }
@@ -721,6 +704,14 @@ void ct_kernels_init_neon(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     k->matvec[CT_F32] = matvec_f32;
     k->matvec[CT_F16] = matvec_f16;

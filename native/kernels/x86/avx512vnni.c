@@ -4,6 +4,7 @@
  * constant, and what that adds to a dot product (constant * sum of the activations, known from their quantisation) is taken off
  * again in int32, so dot products stay exact. */
 #include "kernels/x86/float_kernels.h"
+#include "kernels/recurrent_kernels.h"
 
 /* ---- quantised activations ------------------------------------------------------------------------------------------ */
 
@@ -1206,6 +1207,14 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     k->unpack[CT_Q4_0] = unpack_q4_0;
     k->unpack[CT_Q4_1] = unpack_q4_1;
