@@ -43,6 +43,7 @@ typedef struct ct_attn_tile {
     size_t n_q;         /* 1 … CT_MAX_QUERIES */
     size_t d_k;         /* head size of queries and keys: a multiple of 4 */
     size_t d_v;         /* head size of values: a multiple of 4 */
+    float softcap;      /* scores s become softcap(s); 0: they stay */
     const float *q;     /* [n_q, d_k], already multiplied by the softmax scale */
     const int32_t *begin; /* [n_q] first key of the page that the query sees */
     const int32_t *end;   /* [n_q] behind the last one; begin >= end: the query skips this page, its state stays */
@@ -190,6 +191,24 @@ typedef struct ct_kernels {
         /* ss = 16-lane fma sum of x*x; scale = 1.0f / sqrtf(ss / (float)n + eps); y = (x * scale) * weight. y may be x. */
     void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
         /* y = (gate / (1.0f + exp(-gate))) * up. y may be gate or up. */
+    void (*layer_norm)(float *y, const float *x, const float *weight, const float *bias, size_t n, float eps);
+        /* mean = (16-lane sum of x) / (float)n; ss = 16-lane fma sum of (x - mean)^2; scale = 1.0f / sqrtf(ss / (float)n + eps);
+         * y = ((x - mean) * scale) * weight + bias, each operation rounded; bias may be NULL: none is added. y may be x. */
+    void (*gelu_mul)(float *y, const float *gate, const float *up, size_t n);
+        /* GELU by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415), written with the logistic function:
+         * u = gate * fma(gate * gate, 0x1.2444f2p-4f, 0x1.988454p+0f); y = gate / (1.0f + exp(-u)), times up where it is not
+         * NULL. y may be gate or up. */
+    void (*gelu_erf_mul)(float *y, const float *gate, const float *up, size_t n);
+        /* GELU by the error function (Abramowitz & Stegun 7.1.26, |error| < 1.5e-7): a = |gate|; z = a * 0x1.6a09e6p-1f;
+         * t = 1.0f / fma(0.3275911f, z, 1.0f); p = 1.061405429f; p = fma(p, t, c) for c = -1.453152027f, 1.421413741f,
+         * -0.284496736f, 0.254829592f; tail = ((p * t) * exp(-(z * z))) * 0.5f; y = fma(-a, tail, max(gate, 0)), times up where
+         * it is not NULL. y may be gate or up. */
+    void (*swiglu_oai)(float *y, const float *gate, const float *up, size_t n);
+        /* gpt-oss: g = min(gate, 7.0f); u = max(min(up, 7.0f), -7.0f); y = (g / (1.0f + exp(-(g * 1.702f)))) * (u + 1.0f).
+         * y may be gate or up. */
+    void (*sigmoid_mul)(float *y, const float *gate, size_t n); /* y = y / (1.0f + exp(-gate)) */
+    void (*softcap)(float *x, float cap, size_t n);
+        /* cap * tanh(x / cap): e = exp(x * (2.0f / cap)); x = cap * (1.0f - 2.0f / (1.0f + e)) */
     void (*add)(float *y, const float *x, size_t n); /* y += x */
     void (*scale)(float *y, float factor, size_t n); /* y *= factor */
     size_t (*max_index)(const float *x, size_t n, float *max); /* first index of the largest; n >= 1; NaN counts as -infinity */
@@ -199,7 +218,7 @@ typedef struct ct_kernels {
     /* ---- attention over one page of keys and values ----
      * kt [d_k, 32]: the page's keys, transposed (key j of the page in column j); v [32, d_v]. For each query i and every visible
      * key j in [begin, end):
-     *     s[j] = fma chain over d ascending from +0: s = fma(q[d], kt[d][j], s)
+     *     s[j] = fma chain over d ascending from +0: s = fma(q[d], kt[d][j], s);  softcap > 0: s = softcap(s)
      *     m_new = max(m, max over visible s[j]);  corr = exp(m - m_new)  (0 while m is -INFINITY)
      *     l[lane] *= corr;  o[c] *= corr;  p[j] = exp(s[j] - m_new)
      *     ascending j: l[j % 16] += p[j];  o[c] = fma(p[j], v[j][c], o[c])

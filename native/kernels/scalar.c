@@ -169,6 +169,63 @@ static void silu_mul(float *y, const float *gate, const float *up, size_t n)
     for (size_t i = 0; i < n; i++) y[i] = (gate[i] / (1.0f + exp_f32(-gate[i]))) * up[i];
 }
 
+static void layer_norm(float *y, const float *x, const float *weight, const float *bias, size_t n, float eps)
+{
+    float partial[16] = {0}, squares[16] = {0};
+    for (size_t i = 0; i < n; i++) partial[i % 16] += x[i];
+    float mean = sum16(partial) / (float)n;
+    for (size_t i = 0; i < n; i++) {
+        float d = x[i] - mean;
+        squares[i % 16] = fmaf(d, d, squares[i % 16]);
+    }
+    float scale = 1.0f / sqrtf(sum16(squares) / (float)n + eps);
+    for (size_t i = 0; i < n; i++) {
+        float v = ((x[i] - mean) * scale) * weight[i];
+        y[i] = bias != NULL ? v + bias[i] : v;
+    }
+}
+
+static void gelu_mul(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float u = gate[i] * fmaf(gate[i] * gate[i], 0x1.2444f2p-4f, 0x1.988454p+0f), v = gate[i] / (1.0f + exp_f32(-u));
+        y[i] = up != NULL ? v * up[i] : v;
+    }
+}
+
+static void gelu_erf_mul(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float a = fabsf(gate[i]), z = a * 0x1.6a09e6p-1f, t = 1.0f / fmaf(0.3275911f, z, 1.0f), p = 1.061405429f;
+        p = fmaf(p, t, -1.453152027f);
+        p = fmaf(p, t, 1.421413741f);
+        p = fmaf(p, t, -0.284496736f);
+        p = fmaf(p, t, 0.254829592f);
+        float tail = ((p * t) * exp_f32(-(z * z))) * 0.5f, v = fmaf(-a, tail, gate[i] > 0.0f ? gate[i] : 0.0f);
+        y[i] = up != NULL ? v * up[i] : v;
+    }
+}
+
+static void swiglu_oai(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i] < 7.0f ? gate[i] : 7.0f, u = up[i] < 7.0f ? up[i] : 7.0f;
+        if (u < -7.0f) u = -7.0f;
+        y[i] = (g / (1.0f + exp_f32(-(g * 1.702f)))) * (u + 1.0f);
+    }
+}
+
+static void sigmoid_mul(float *y, const float *gate, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = y[i] / (1.0f + exp_f32(-gate[i]));
+}
+
+static void softcap(float *x, float cap, size_t n)
+{
+    float twice = 2.0f / cap;
+    for (size_t i = 0; i < n; i++) x[i] = cap * (1.0f - 2.0f / (1.0f + exp_f32(x[i] * twice)));
+}
+
 static void add(float *y, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) y[i] += x[i];
@@ -215,6 +272,7 @@ static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v
         for (int32_t j = begin; j < end; j++) {
             s[j] = 0.0f;
             for (size_t d = 0; d < tile->d_k; d++) s[j] = fmaf(q[d], kt[d * CT_PAGE_TOKENS + (size_t)j], s[j]);
+            if (tile->softcap > 0.0f) softcap(&s[j], tile->softcap, 1);
             if (s[j] > m_new) m_new = s[j];
         }
         float corr = exp_f32(tile->m[i] - m_new);
@@ -373,6 +431,12 @@ void ct_kernels_init_scalar(ct_kernels *k)
         .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
+        .layer_norm = layer_norm,
+        .gelu_mul = gelu_mul,
+        .gelu_erf_mul = gelu_erf_mul,
+        .swiglu_oai = swiglu_oai,
+        .sigmoid_mul = sigmoid_mul,
+        .softcap = softcap,
         .add = add,
         .scale = scale,
         .max_index = max_index,

@@ -4,9 +4,68 @@
 
 #include "models/arch.h"
 
-/* All rows share: pre-norm RMSNorm, grouped-query attention, SwiGLU, tied or separate head, optional biases. */
+/* sets of tensors that come together */
+#define PRE_NORMS (CT_T(ATTN_NORM) | CT_T(FFN_NORM))
+#define POST_NORMS (CT_T(ATTN_POST_NORM) | CT_T(FFN_POST_NORM))
+#define QK_NORMS (CT_T(Q_NORM) | CT_T(K_NORM))
+
+/* What a row does not say: RMSNorm, SwiGLU with gate and up apart, one after the other with residuals, every pair of neighbours
+ * rotates, every layer sees everything. */
 static const ct_arch table[] = {
-    {.name = "llama", .rope = CT_ROPE_ADJACENT},
+    {.name = "llama", .models = "Llama 1 to 3.3, SmolLM 1 and 2, Mistral, Mixtral, Yi, TinyLlama, DeepSeek-LLM",
+     .need = PRE_NORMS, .windowed = true, .experts = true, .expert_norm = true},
+    {.name = "qwen2", .models = "Qwen 1.5, 2 and 2.5", .need = PRE_NORMS, .rope = CT_ROPE_HALVES},
+    {.name = "qwen2moe", .models = "Qwen 1.5 MoE, Qwen 2 57B-A14B", .need = PRE_NORMS, .may = CT_T(SHARED_GATE), .rope = CT_ROPE_HALVES,
+     .experts = true},
+    {.name = "qwen3", .models = "Qwen 3", .need = PRE_NORMS | QK_NORMS, .rope = CT_ROPE_HALVES},
+    {.name = "qwen3moe", .models = "Qwen 3 30B-A3B, 235B-A22B", .need = PRE_NORMS | QK_NORMS, .rope = CT_ROPE_HALVES, .experts = true,
+     .expert_norm = true},
+    {.name = "qwen35", .models = "Qwen 3.5", .need = PRE_NORMS | QK_NORMS, .ffn_norm = "post_attention_norm", .rope = CT_ROPE_HALVES,
+     .q_gated = true, .recurrence = CT_REC_INTERVAL, .recurrent = CT_MIX_DELTA},
+    {.name = "qwen35moe", .models = "Qwen 3.5 MoE", .need = PRE_NORMS | QK_NORMS, .may = CT_T(SHARED_GATE), .ffn_norm = "post_attention_norm",
+     .rope = CT_ROPE_HALVES, .q_gated = true, .recurrence = CT_REC_INTERVAL, .recurrent = CT_MIX_DELTA, .experts = true, .expert_norm = true},
+    {.name = "olmoe", .models = "OLMoE", .need = PRE_NORMS | QK_NORMS, .rope = CT_ROPE_HALVES, .qk_norm_whole = true, .experts = true},
+    {.name = "olmo2", .models = "OLMo 2 and 3", .need = POST_NORMS | QK_NORMS, .rope = CT_ROPE_HALVES, .qk_norm_whole = true,
+     .windowed = true, .window_period = 4, .local_unscaled = true},
+    {.name = "gemma", .models = "Gemma 1, CodeGemma", .need = PRE_NORMS, .act = CT_GELU, .rope = CT_ROPE_HALVES, .embed_sqrt = true},
+    {.name = "gemma2", .models = "Gemma 2", .need = PRE_NORMS | POST_NORMS, .act = CT_GELU, .rope = CT_ROPE_HALVES, .embed_sqrt = true,
+     .windowed = true, .window_period = 2, .window_default = 4096, .heads_scale_layers = 46, .attn_softcap = 50.0f, .logit_softcap = 30.0f},
+    {.name = "gemma3", .models = "Gemma 3 (text)", .need = PRE_NORMS | POST_NORMS | QK_NORMS, .act = CT_GELU, .rope = CT_ROPE_HALVES,
+     .embed_sqrt = true, .windowed = true, .window_period = 6, .local_rope_base = 10000.0f, .local_unscaled = true, .heads_scale_layers = 62},
+    {.name = "phi2", .models = "Phi 1, 1.5 and 2", .need = CT_T(ATTN_NORM), .biased = true, .norm = CT_NORM_LAYER, .act = CT_GELU,
+     .ffn = CT_FFN_PLAIN, .parallel = true, .rope = CT_ROPE_HALVES},
+    {.name = "phi3", .models = "Phi 3, 3.5 and 4", .need = PRE_NORMS, .ffn = CT_FFN_FUSED, .rope = CT_ROPE_HALVES, .windowed = true},
+    {.name = "smollm3", .models = "SmolLM 3", .need = PRE_NORMS, .no_rope_every = 4},
+    {.name = "granite", .models = "Granite 3", .need = PRE_NORMS, .logit_divides = true},
+    {.name = "granitemoe", .models = "Granite 3 MoE", .need = PRE_NORMS, .logit_divides = true, .experts = true, .expert_norm = true},
+    {.name = "stablelm", .models = "StableLM 2", .need = CT_T(ATTN_NORM), .may = CT_T(FFN_NORM) | QK_NORMS, .norm = CT_NORM_LAYER,
+     .rope = CT_ROPE_HALVES},
+    {.name = "starcoder2", .models = "StarCoder 2", .need = PRE_NORMS, .norm = CT_NORM_LAYER, .act = CT_GELU, .ffn = CT_FFN_PLAIN,
+     .rope = CT_ROPE_HALVES, .windowed = true},
+    {.name = "gpt2", .models = "GPT-2", .need = PRE_NORMS, .biased = true, .norm = CT_NORM_LAYER, .act = CT_GELU, .ffn = CT_FFN_PLAIN,
+     .no_rope = true, .learned_positions = true},
+    {.name = "gptneox", .models = "GPT-NeoX, Pythia", .need = PRE_NORMS, .norm = CT_NORM_LAYER, .act = CT_GELU_ERF, .ffn = CT_FFN_PLAIN,
+     .parallel = true, .rope = CT_ROPE_HALVES},
+    {.name = "falcon", .models = "Falcon 7B, 40B, 2 11B", .need = CT_T(ATTN_NORM), .may = CT_T(ATTN_NORM_2), .norm = CT_NORM_LAYER,
+     .act = CT_GELU_ERF, .ffn = CT_FFN_PLAIN, .parallel = true, .rope = CT_ROPE_HALVES},
+    {.name = "cohere2", .models = "Command R7B, Command A", .need = CT_T(ATTN_NORM), .norm = CT_NORM_LAYER, .parallel = true,
+     .rope_local_only = true, .windowed = true, .window_period = 4},
+    {.name = "exaone4", .models = "EXAONE 4", .need = POST_NORMS | QK_NORMS, .rope = CT_ROPE_HALVES, .rope_local_only = true,
+     .windowed = true, .window_period = 4},
+    {.name = "glm4", .models = "GLM 4 0414", .need = PRE_NORMS | POST_NORMS, .ffn = CT_FFN_FUSED},
+    {.name = "gpt-oss", .models = "gpt-oss 20B and 120B", .need = PRE_NORMS | CT_T(SINKS), .biased = true, .ffn_norm = "post_attention_norm",
+     .act = CT_SWIGLU_OAI, .rope = CT_ROPE_HALVES, .yarn_not_rounded = true, .windowed = true, .window_period = 2, .experts = true,
+     .gating = CT_GATE_SOFTMAX_CHOSEN},
+    {.name = "deepseek2", .models = "DeepSeek V2, V2 Lite, V3, R1; Moonlight, Kimi K2", .need = PRE_NORMS, .may = CT_T(ROUTER_BIAS),
+     .latent = true, .experts = true},
+    {.name = "lfm2", .models = "LFM2", .need = PRE_NORMS | QK_NORMS, .output_norm = "token_embd_norm", .rope = CT_ROPE_HALVES,
+     .windowed = true, .recurrence = CT_REC_NO_KV_HEADS, .recurrent = CT_MIX_SHORT_CONV},
+    {.name = "mamba", .models = "Mamba, FalconMamba", .need = CT_T(ATTN_NORM), .may = CT_T(SSM_DT_NORM) | CT_T(SSM_B_NORM) | CT_T(SSM_C_NORM),
+     .ffn = CT_FFN_NONE, .no_rope = true, .recurrence = CT_REC_ALL, .recurrent = CT_MIX_MAMBA},
+    {.name = "mamba2", .models = "Mamba 2, Codestral Mamba", .need = CT_T(ATTN_NORM), .may = CT_T(SSM_NORM), .ffn = CT_FFN_NONE,
+     .no_rope = true, .recurrence = CT_REC_ALL, .recurrent = CT_MIX_MAMBA2},
+    {.name = "falcon-h1", .models = "Falcon H1", .need = PRE_NORMS, .may = CT_T(SSM_NORM), .rope = CT_ROPE_HALVES,
+     .recurrence = CT_REC_BESIDE, .recurrent = CT_MIX_MAMBA2},
 };
 
 enum { N_ARCHS = sizeof table / sizeof table[0] };
@@ -27,6 +86,8 @@ const char *ct_arch_names(void)
     pthread_once(&once, join_names);
     return names;
 }
+
+const ct_arch *ct_arch_at(size_t i) { return i < N_ARCHS ? &table[i] : NULL; }
 
 const ct_arch *ct_arch_find(const char *name, size_t n_bytes)
 {
