@@ -255,7 +255,7 @@ def hyper_parameter_cases() -> None:
         case(f"rope-dims-{number}", value("llama.rope.dimension_count", U32, number), FORMAT, r"rope\.dimension_count")
     for real in (0.0, -1.0, 1.0, math.nan, math.inf, 1e38):
         case(f"rope-base-{real}", value("llama.rope.freq_base", F32, real), FORMAT, r"rope\.freq_base")
-    for kind in ("bogus", "longrope", "", "x" * 300):
+    for kind in ("bogus", "", "x" * 300):
         case(f"rope-scaling-{kind[:8]}", value("llama.rope.scaling.type", STRING, kind), UNSUPPORTED, r"scaling")
     for real in (0.0, -2.0, math.nan, math.inf, 1e30, 1e-30):
         pattern = r"rope\.scaling\.factor|scaling factor"
@@ -266,7 +266,8 @@ def hyper_parameter_cases() -> None:
         "yarn-context", value("llama.rope.scaling.original_context_length", U32, 0), FORMAT, r"original_context_length", "yarn"
     )
     case("yarn-attn", value("llama.rope.scaling.attn_factor", F32, -1.0), FORMAT, r"attn_factor", "yarn-attn")
-    case("experts", value("llama.expert_count", U32, 8), UNSUPPORTED, r"expert")
+    case("experts", value("llama.expert_count", U32, 8), FORMAT, r"expert_used_count")
+    case("longrope-without-factors", value("llama.rope.scaling.type", STRING, "longrope"), FORMAT, r"rope_factors_short")
     case("experts-text", value("llama.expert_count", STRING, "8"), FORMAT, r"expert_count")
 
 

@@ -126,7 +126,8 @@ static cactus_status read_rope(const reader *r, ct_config *c, const ct_arch *arc
     if ((status = ct_gguf_get_str(r->gguf, key, &type, &found, r->err)) != CACTUS_OK
         || (status = read_f32(r, "rope.scale_linear", true, 1e-3, 1e6, &rope->factor)) != CACTUS_OK)
         return status;
-    if (text_is(type, "none") || text_is(type, "longrope")) rope->scaling = CT_ROPE_NONE; /* longrope is all in its factors */
+    rope->needs_factors = text_is(type, "longrope"); /* it is all in them */
+    if (text_is(type, "none") || rope->needs_factors) rope->scaling = CT_ROPE_NONE;
     else if (text_is(type, "linear")) rope->scaling = CT_ROPE_LINEAR;
     else if (text_is(type, "yarn")) rope->scaling = CT_ROPE_YARN;
     else

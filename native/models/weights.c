@@ -499,6 +499,8 @@ static cactus_status load_factors(cactus_model *model, cactus_error *err)
         if (status == CACTUS_OK) status = check_factors(found[i], n, names[i], err);
         if (status != CACTUS_OK) return status;
     }
+    if (c->rope.needs_factors && found[1] == NULL)
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "tensor %s is missing; rope scaling \"longrope\" needs it", names[1]);
     if ((found[1] == NULL) != (found[2] == NULL))
         return ct_fail(err, CACTUS_ERROR_FORMAT, "tensor %s is missing; short and long factors come together", names[found[1] == NULL ? 1 : 2]);
     c->rope.freq_factors = found[0] != NULL ? found[0] : found[1];

@@ -132,6 +132,7 @@ typedef struct ct_rope_config {
     float attn_factor;       /* multiplies cos and sin */
     float beta_fast, beta_slow; /* YaRN's ramp, in turns over the original context */
     bool not_rounded;        /* YaRN's ramp ends at fractions of a pair */
+    bool needs_factors;      /* the model says that it has factors */
     const float *freq_factors;  /* [n_rot/2], divide the frequencies (llama3), or NULL */
 } ct_rope_config;
 
