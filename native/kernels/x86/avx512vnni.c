@@ -171,6 +171,14 @@ static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uin
     for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
 }
 
+/* Where rows begin, from row 0 on. */
+static ALWAYS_INLINE __m512i row_offsets(const uint8_t *const rows[TILE_ROWS])
+{
+    uint32_t offsets[TILE_ROWS];
+    for (size_t i = 0; i < TILE_ROWS; i++) offsets[i] = (uint32_t)(rows[i] - rows[0]);
+    return _mm512_loadu_si512(offsets);
+}
+
 static ALWAYS_INLINE __mmask16 rows_there(size_t n_rows)
 {
     return (__mmask16)((1u << (n_rows < TILE_ROWS ? n_rows : TILE_ROWS)) - 1);
@@ -885,8 +893,8 @@ static ALWAYS_INLINE __mmask64 fifth_bits_q5(const uint8_t *p, const size_t bloc
 }
 
 /* One step: 4 blocks (n < 4 at the end of a row) of 16 rows. */
-static ALWAYS_INLINE __m512 step_q5(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
-                                    const act_meta *meta, const size_t n, const bool has_min)
+static ALWAYS_INLINE __m512 step_q5(__m512 acc, const uint8_t *const rows[TILE_ROWS], __m512i at, size_t pos, uintptr_t ahead,
+                                    const int8_t *q, const act_meta *meta, const size_t n, const bool has_min)
 {
     const size_t block_bytes = has_min ? 24 : 22, bits = block_bytes - 20; /* where the fifth bits are; nibbles follow them */
     const __m512i low = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16), zero = _mm512_setzero_si512();
@@ -894,8 +902,9 @@ static ALWAYS_INLINE __m512 step_q5(__m512 acc, const uint8_t *const rows[TILE_R
     __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xdd);
     /* 16 taken off the codes at the start: partial sums then fit reduce_4_rows. Q5_1, which has no bias, gets it back at the end. */
     __m512i start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, sixteen, q_lo), sixteen, q_hi));
-    __m512i dot[4];
-    uint32_t header[4][TILE_ROWS];
+    __m512i dot[4], header[4];
+    UNROLL
+    for (size_t b = 0; b < n; b++) header[b] = _mm512_i32gather_epi32(at, rows[0] + pos + block_bytes * b, 1); /* d, Q5_1: and m */
     UNROLL
     for (size_t i = 0; i < 4; i++) {
         __m512i p[4];
@@ -910,10 +919,6 @@ static ALWAYS_INLINE __m512 step_q5(__m512 acc, const uint8_t *const rows[TILE_R
             lo = _mm512_mask_add_epi8(lo, fifth_bits_q5(row + bits, block_bytes, n), lo, sixteen);
             hi = _mm512_mask_add_epi8(hi, fifth_bits_q5(row + bits + 2, block_bytes, n), hi, sixteen);
             p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, q_lo), hi, q_hi);
-            if (has_min) {
-                UNROLL
-                for (size_t b = 0; b < n; b++) header[b][4 * i + k] = load_u32(row + block_bytes * b);
-            }
             prefetch_part(ahead, TILE_ROWS * n * block_bytes, 4 * i + k, TILE_ROWS);
         }
         dot[i] = reduce_4_rows(p);
@@ -921,15 +926,11 @@ static ALWAYS_INLINE __m512 step_q5(__m512 acc, const uint8_t *const rows[TILE_R
     transpose_lanes(dot);
     UNROLL
     for (size_t b = 0; b < n; b++) {
-        const __m512 a = _mm512_set1_ps(meta[b].a);
-        if (!has_min) {
-            acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), _mm512_mul_ps(load_f16(rows, pos + block_bytes * b), a), acc);
-            continue;
-        }
-        __m512i h = _mm512_loadu_si512(header[b]);
-        dot[b] = _mm512_sub_epi32(dot[b], _mm512_set1_epi32(meta[b].minus_128_sum >> 3));
-        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), _mm512_mul_ps(cvt_f16_dwords(h), a), acc);
-        acc = _mm512_fmadd_ps(cvt_f16_dwords(_mm512_srli_epi32(h, 16)), _mm512_set1_ps(meta[b].a_sum), acc);
+        __m512 d = _mm512_mul_ps(cvt_f16_dwords(header[b]), _mm512_set1_ps(meta[b].a));
+        if (has_min) dot[b] = _mm512_sub_epi32(dot[b], _mm512_set1_epi32(meta[b].minus_128_sum >> 3));
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), d, acc);
+        if (has_min)
+            acc = _mm512_fmadd_ps(cvt_f16_dwords(_mm512_srli_epi32(header[b], 16)), _mm512_set1_ps(meta[b].a_sum), acc);
     }
     return acc;
 }
@@ -943,15 +944,16 @@ static ALWAYS_INLINE void matvec_q5(float *y, const uint8_t *w, size_t row_bytes
         const uintptr_t group_ahead = stream_ahead(&in, r);
         const uint8_t *rows[TILE_ROWS];
         row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const __m512i at = row_offsets(rows);
         const int8_t *q = act;
         const act_meta *meta = act_meta_of(act, n_cols);
         __m512 acc = _mm512_setzero_ps();
         size_t b = 0, pos = 0;
         for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
-            acc = step_q5(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, has_min);
-        if (n_blocks - b == 3) acc = step_q5(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, has_min);
-        else if (n_blocks - b == 2) acc = step_q5(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, has_min);
-        else if (n_blocks - b == 1) acc = step_q5(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, has_min);
+            acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, has_min);
+        if (n_blocks - b == 3) acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, has_min);
+        else if (n_blocks - b == 2) acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, has_min);
+        else if (n_blocks - b == 1) acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, has_min);
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -1392,9 +1394,7 @@ static ALWAYS_INLINE void few_tile(float *y, size_t y_stride, const uint8_t *w, 
     UNROLL
     for (size_t t = 0; t < n_t; t++) acc[t] = _mm512_setzero_ps();
     if (blocks_of_32) {
-        uint32_t offsets[TILE_ROWS];
-        for (size_t r = 0; r < TILE_ROWS; r++) offsets[r] = (uint32_t)(rows[r] - w);
-        const __m512i at = _mm512_loadu_si512(offsets);
+        const __m512i at = row_offsets(rows);
         for (size_t b = 0; b < n_blocks; b++) {
             if (b % step == 0) prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
             few_32(acc, rows, at, b, x, n_t, type);
