@@ -470,6 +470,17 @@ static const ct_type_info table[CT_N_TYPES] = {
     [CT_F64]     = {"F64",        1,   8,   0, false, NULL, NULL},
 };
 
+cactus_status cactus_tensor_type_get(uint32_t type, cactus_tensor_type *out, cactus_error *err)
+{
+    const ct_type_info *info = ct_type_get(type);
+    if (out == NULL || out->struct_size != sizeof *out)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_tensor_type_get needs a cactus_tensor_type with its struct_size set");
+    if (info == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "there is no tensor type %u", type);
+    *out = (cactus_tensor_type){.struct_size = sizeof *out, .name = info->name, .block_elems = info->block_elems, .block_bytes = info->block_bytes,
+                                .computes = info->decode_f32 != NULL};
+    return CACTUS_OK;
+}
+
 const ct_type_info *ct_type_get(uint32_t type)
 {
     return type < CT_N_TYPES && table[type].name != NULL ? &table[type] : NULL;

@@ -65,6 +65,29 @@ CACTUS_API const char *cactus_kernels_available(void);
 /* Number of threads an engine uses when asked for 0: the CPUs this process may run on, big cores first on big.LITTLE. */
 CACTUS_API int32_t cactus_default_threads(void);
 
+/* ---- what this engine runs ---------------------------------------------------------------------------------------- */
+
+typedef struct cactus_architecture {
+    uint32_t struct_size;
+    const char *name;    /* as general.architecture of a GGUF file has it; static storage, as the others */
+    const char *models;  /* what is published under this name */
+    const char *summary; /* how its layers are built */
+} cactus_architecture;
+
+/* Architecture `index`, counted from 0. Errors: ARGUMENT behind the last one. */
+CACTUS_API cactus_status cactus_architecture_get(size_t index, cactus_architecture *out, cactus_error *err);
+
+typedef struct cactus_tensor_type {
+    uint32_t struct_size;
+    const char *name;     /* "Q4_K"; static storage */
+    uint32_t block_elems; /* elements that a block holds, 1 for plain types */
+    uint32_t block_bytes;
+    int32_t computes;     /* 1: models may have weights of it */
+} cactus_tensor_type;
+
+/* The tensor type that a GGUF file calls `type`. Errors: ARGUMENT where there is none. */
+CACTUS_API cactus_status cactus_tensor_type_get(uint32_t type, cactus_tensor_type *out, cactus_error *err);
+
 /* ---- tokenizer ---------------------------------------------------------------------------------------------------- */
 
 typedef struct cactus_tokenizer cactus_tokenizer;
