@@ -102,7 +102,7 @@ typedef struct ct_ssd_tile {
     const float *dt, *decay; /* [n_tok] */
     float d;
     float *state;            /* [head_dim/16, d_state, 16] */
-    float *y;                /* [n_tok, head_dim]; may be x if the strides are equal */
+    float *y;                /* [n_tok, head_dim]; not x */
     size_t y_stride;
 } ct_ssd_tile;
 
@@ -251,7 +251,7 @@ typedef struct ct_kernels {
          * s = fma(d[j], x[j], s);  y[j] = (z[j] / (1.0f + exp(-z[j]))) * s */
     void (*ssd_scan)(const ct_ssd_tile *tile);
         /* per column j: xd = x[j] * dt;  state[i][j] = fma(b[i], xd, state[i][j] * decay);
-         * y[j] = fma(d, x[j], 4-way sum over i of c[i] * state[i][j]) */
+         * s = +0;  s = fma(c[i], state[i][j], s), i ascending;  y[j] = fma(d, x[j], s) */
     void (*delta_scan)(const ct_delta_tile *tile);
         /* per column j: s = 4-way sum over i of k[i] * state[i][j];  delta = fma(-decay, s, v[j]) * beta;
          * state[i][j] = fma(k[i], delta, state[i][j] * decay);  o[j] = 4-way sum over i of q[i] * state[i][j] */

@@ -6,9 +6,11 @@
 
 enum {
 #if defined(__AVX512F__)
-    STATE_GROUP = 4  /* blocks of 16 columns that share what is read of a token: 5 registers each */
+    STATE_GROUP = 4,             /* blocks of 16 columns of a delta rule's state that share what is read of a token */
+    SSD_ROWS = 8, SSD_GROUP = 2, /* rows and blocks of 16 columns of Mamba-2's state that stay in registers */
 #else
-    STATE_GROUP = 1
+    STATE_GROUP = 1,
+    SSD_ROWS = 4, SSD_GROUP = 1,
 #endif
 };
 
@@ -147,65 +149,87 @@ static void mamba_scan(const ct_mamba_tile *m)
 
 /* ---- Mamba-2 --------------------------------------------------------------------------------------------------------- */
 
-static ALWAYS_INLINE f32x16 v_sum4(const f32x16 p[4]) { return v_add(v_add(p[0], p[1]), v_add(p[2], p[3])); }
+/* Up to 16 tokens, and x * dt of each. */
+typedef struct ssd_chunk {
+    float xd[16][16 * SSD_GROUP];
+    size_t first, n_tok;
+} ssd_chunk;
 
-/* `n_blocks` times 16 columns from column `at` on, all tokens. The last 16 may be cut short: then n_blocks is 1. */
-static ALWAYS_INLINE void ssd_columns(const ct_ssd_tile *m, size_t at, const size_t n_blocks, const bool all, size_t n)
+/* Rows [row, row + n_rows) of n_blocks times 16 columns from column `at` on, for the tokens of a chunk: they stay in registers, and y
+ * is what the rows before added up to. Only the last 16 columns may be cut short (not `all`: there are n). */
+static ALWAYS_INLINE void ssd_rows(const ct_ssd_tile *m, const ssd_chunk *chunk, size_t row, const size_t n_rows, size_t at,
+                                   const size_t n_blocks, const bool all, size_t n)
 {
-    const size_t n_rows = m->d_state;
-    for (size_t t = 0; t < m->n_tok; t++) {
-        const float *b = m->b + t * m->bc_stride, *c = m->c + t * m->bc_stride;
-        float *state = m->state + at * n_rows;
-        f32x16 x[STATE_GROUP], xd[STATE_GROUP], p[STATE_GROUP][4], decay = v_set1(m->decay[t]);
+    f32x16 h[SSD_ROWS][SSD_GROUP], y[SSD_GROUP];
+    float *state = m->state + at * m->d_state + row * 16;
+    UNROLL
+    for (size_t r = 0; r < n_rows; r++) {
         UNROLL
-        for (size_t k = 0; k < n_blocks; k++) {
-            x[k] = v_load_some(m->x + t * m->x_stride + at + 16 * k, all, n);
-            xd[k] = v_mul(x[k], v_set1(m->dt[t]));
-            UNROLL
-            for (size_t r = 0; r < 4; r++) p[k][r] = v_zero();
-        }
-        size_t left = n_rows;
-        for (; left >= 4; left -= 4, b += 4, c += 4, state += 4 * 16) {
-            UNROLL
-            for (size_t r = 0; r < 4; r++) {
-                f32x16 br = v_set1(b[r]), cr = v_set1(c[r]);
-                UNROLL
-                for (size_t k = 0; k < n_blocks; k++) {
-                    float *at_state = state + (k * n_rows + r) * 16;
-                    f32x16 h = v_fma(br, xd[k], v_mul(v_load(at_state), decay));
-                    v_store(at_state, h);
-                    p[k][r] = v_fma(cr, h, p[k][r]);
-                }
-            }
-        }
+        for (size_t k = 0; k < n_blocks; k++) h[r][k] = v_load(state + (k * m->d_state + r) * 16);
+    }
+    for (size_t i = 0; i < chunk->n_tok; i++) {
+        const size_t t = chunk->first + i;
+        const float *b = m->b + t * m->bc_stride + row, *c = m->c + t * m->bc_stride + row, *xd = chunk->xd[i];
+        float *out = m->y + t * m->y_stride + at;
+        const f32x16 decay = v_set1(m->decay[t]);
         UNROLL
-        for (size_t r = 0; r < 3; r++) {
-            if (r >= left) break;
+        for (size_t k = 0; k < n_blocks; k++) y[k] = row == 0 ? v_zero() : v_load_some(out + 16 * k, all, n);
+        UNROLL
+        for (size_t r = 0; r < n_rows; r++) {
+            const f32x16 br = v_set1(b[r]), cr = v_set1(c[r]);
             UNROLL
             for (size_t k = 0; k < n_blocks; k++) {
-                float *at_state = state + (k * n_rows + r) * 16;
-                f32x16 h = v_fma(v_set1(b[r]), xd[k], v_mul(v_load(at_state), decay));
-                v_store(at_state, h);
-                p[k][r] = v_fma(v_set1(c[r]), h, p[k][r]);
+                h[r][k] = v_fma(br, v_load(xd + 16 * k), v_mul(h[r][k], decay));
+                y[k] = v_fma(cr, h[r][k], y[k]);
             }
         }
         UNROLL
-        for (size_t k = 0; k < n_blocks; k++)
-            v_store_some(m->y + t * m->y_stride + at + 16 * k, v_fma(v_set1(m->d), x[k], v_sum4(p[k])), all, n);
+        for (size_t k = 0; k < n_blocks; k++) v_store_some(out + 16 * k, y[k], all, n);
+    }
+    UNROLL
+    for (size_t r = 0; r < n_rows; r++) {
+        UNROLL
+        for (size_t k = 0; k < n_blocks; k++) v_store(state + (k * m->d_state + r) * 16, h[r][k]);
+    }
+}
+
+static ALWAYS_INLINE void ssd_columns(const ct_ssd_tile *m, size_t at, const size_t n_blocks, const bool all, size_t n)
+{
+    ssd_chunk chunk;
+    for (chunk.first = 0; chunk.first < m->n_tok; chunk.first += chunk.n_tok) {
+        chunk.n_tok = m->n_tok - chunk.first < 16 ? m->n_tok - chunk.first : 16;
+        for (size_t i = 0; i < chunk.n_tok; i++) {
+            const float *x = m->x + (chunk.first + i) * m->x_stride + at;
+            for (size_t k = 0; k < n_blocks; k++)
+                v_store(chunk.xd[i] + 16 * k, v_mul(v_load_some(x + 16 * k, all, n), v_set1(m->dt[chunk.first + i])));
+        }
+        size_t row = 0;
+        for (; row + SSD_ROWS <= m->d_state; row += SSD_ROWS) ssd_rows(m, &chunk, row, SSD_ROWS, at, n_blocks, all, n);
+        for (; row < m->d_state; row++) ssd_rows(m, &chunk, row, 1, at, n_blocks, all, n);
+        for (size_t i = 0; i < chunk.n_tok; i++) {
+            const float *x = m->x + (chunk.first + i) * m->x_stride + at;
+            float *y = m->y + (chunk.first + i) * m->y_stride + at;
+            for (size_t k = 0; k < n_blocks; k++) {
+                f32x16 s = m->d_state > 0 ? v_load_some(y + 16 * k, all, n) : v_zero();
+                v_store_some(y + 16 * k, v_fma(v_set1(m->d), v_load_some(x + 16 * k, all, n), s), all, n);
+            }
+        }
     }
 }
 
 static void ssd_scan(const ct_ssd_tile *m)
 {
     size_t at = 0;
-    for (; at + 16 * STATE_GROUP <= m->head_dim; at += 16 * STATE_GROUP) ssd_columns(m, at, STATE_GROUP, true, 16);
+    for (; at + 16 * SSD_GROUP <= m->head_dim; at += 16 * SSD_GROUP) ssd_columns(m, at, SSD_GROUP, true, 16);
     for (; at + 16 <= m->head_dim; at += 16) ssd_columns(m, at, 1, true, 16);
     if (at < m->head_dim) ssd_columns(m, at, 1, false, m->head_dim - at);
 }
 
 /* ---- gated delta rule ------------------------------------------------------------------------------------------------ */
 
-/* As ssd_columns. */
+static ALWAYS_INLINE f32x16 v_sum4(const f32x16 p[4]) { return v_add(v_add(p[0], p[1]), v_add(p[2], p[3])); }
+
+/* n_blocks times 16 columns from column `at` on, for all tokens. As to `all` and n: see ssd_rows. */
 static ALWAYS_INLINE void delta_columns(const ct_delta_tile *d, size_t at, const size_t n_blocks, const bool all, size_t n)
 {
     const size_t n_rows = d->d_k;

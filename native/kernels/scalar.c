@@ -380,22 +380,22 @@ static void mamba_scan(const ct_mamba_tile *m)
         }
 }
 
-static float sum4(const float p[4]) { return (p[0] + p[1]) + (p[2] + p[3]); }
-
 static void ssd_scan(const ct_ssd_tile *m)
 {
     for (size_t t = 0; t < m->n_tok; t++)
         for (size_t j = 0; j < m->head_dim; j++) {
             const float *b = m->b + t * m->bc_stride, *c = m->c + t * m->bc_stride;
-            float *state = m->state + column(j, m->d_state), x = m->x[t * m->x_stride + j], p[4] = {0};
+            float *state = m->state + column(j, m->d_state), x = m->x[t * m->x_stride + j], s = 0.0f;
             for (size_t i = 0; i < m->d_state; i++) {
                 float *h = state + i * CT_STATE_COLS;
                 *h = fmaf(b[i], x * m->dt[t], *h * m->decay[t]);
-                p[i % 4] = fmaf(c[i], *h, p[i % 4]);
+                s = fmaf(c[i], *h, s);
             }
-            m->y[t * m->y_stride + j] = fmaf(m->d, x, sum4(p));
+            m->y[t * m->y_stride + j] = fmaf(m->d, x, s);
         }
 }
+
+static float sum4(const float p[4]) { return (p[0] + p[1]) + (p[2] + p[3]); }
 
 static void delta_scan(const ct_delta_tile *d)
 {

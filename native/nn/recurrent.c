@@ -50,6 +50,13 @@ size_t ct_mamba_state_floats(const ct_mamba *m) { return state_floats(&m->conv, 
 size_t ct_mamba2_state_floats(const ct_mamba2 *m) { return state_floats(&m->conv, m->n_heads, m->d_state, m->d_inner / m->n_heads); }
 size_t ct_delta_net_state_floats(const ct_delta_net *d) { return state_floats(&d->conv, d->n_v_heads, d->d_k, d->d_v); }
 
+/* Asks for n elements of each of n_rows rows: neighbouring rows are too far apart for the CPU to foresee them. */
+static void prefetch_rows(const float *x, size_t stride, size_t n_rows, size_t n)
+{
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t i = 0; i < n; i += 16) __builtin_prefetch(x + r * stride + i, 0, 2);
+}
+
 /* ---- convolutions ------------------------------------------------------------------------------------------------------ */
 
 /* Channels [at, at + n) of a run's convolution for n_tok of its tokens. x, b, c and y as in ct_conv_tile, with all channels. */
@@ -319,6 +326,9 @@ static void delta_heads(void *ctx, size_t tile, int thread)
     }
     for (size_t from = 0; from < run->n_tok; from += TILE_TOKENS) {
         size_t row = run->first + from, n_tok = ct_min_size(TILE_TOKENS, run->n_tok - from);
+        size_t n_next = ct_min_size(TILE_TOKENS, run->n_tok - from - n_tok);
+        prefetch_rows(j->qkv + (row + n_tok) * stride + q_at, stride, n_next, d->d_k);
+        prefetch_rows(j->qkv + (row + n_tok) * stride + k_at, stride, n_next, d->d_k);
         ct_conv_tile c = conv_tile(&d->conv, run->state, q_at, d->d_k, n_tok, j->qkv + row * stride, stride, q, qk);
         j->k->causal_conv(&c);
         c = conv_tile(&d->conv, run->state, k_at, d->d_k, n_tok, j->qkv + row * stride, stride, k, qk);
@@ -329,6 +339,8 @@ static void delta_heads(void *ctx, size_t tile, int thread)
         }
         for (size_t i = 0; i < n_v; i++) {
             size_t head = v_head + i * v_step;
+            prefetch_rows(j->qkv + (row + n_tok) * stride + 2 * d->n_k_heads * d->d_k + head * d->d_v, stride, n_next, d->d_v);
+            prefetch_rows(j->z + ((row + n_tok) * d->n_v_heads + head) * d->d_v, d->n_v_heads * d->d_v, n_next, d->d_v);
             delta_head(j, head, row, n_tok, run->state, matrices + head * matrix, q, k, v);
         }
     }
