@@ -27,7 +27,7 @@ struct pre_stage {
     bool (*is)(ct_char c); /* the set of characters that next_run isolates */
     char prefix;          /* what may go before such a run, once: ' ', 's' for any white space, 0 for nothing */
     bool grouped;         /* digits (classes in `letters`) are pieces of three, counted from the last one */
-    bool bounded;         /* only those that no letter, mark, digit or _ follows */
+    bool bounded;         /* only those that no character of \w follows */
     bool apart;           /* Han characters are no part of words */
 };
 
@@ -381,10 +381,20 @@ static const uint8_t *next_phrase(const pre_stage *stage, const uint8_t *p, cons
 
 /* ---- grouped digits ---- */
 
+/* \w as Oniguruma has it: letters, marks, decimal digits; connectors, letters as numbers, circled letters, and Latin-1's six numbers. */
+static bool is_word(ct_char c)
+{
+    static const uint32_t others[][2] = {
+        {'_', '_'},         {0xB2, 0xB3},       {0xB9, 0xB9},       {0xBC, 0xBE},       {0x16EE, 0x16F0},   {0x203F, 0x2040},
+        {0x2054, 0x2054},   {0x2160, 0x2188},   {0x24B6, 0x24E9},   {0x3007, 0x3007},   {0x3021, 0x3029},   {0x3038, 0x303A},
+        {0xA6E6, 0xA6EF},   {0xFE33, 0xFE34},   {0xFE4D, 0xFE4F},   {0xFF3F, 0xFF3F},   {0x10140, 0x10174}, {0x10341, 0x10341},
+        {0x1034A, 0x1034A}, {0x103D1, 0x103D5}, {0x12400, 0x1246E}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+    return (c.set & (CT_SET_L | CT_SET_M | 1 << CT_CLASS_NUMBER)) != 0 || (c.code < CT_NO_CODE && IS_IN(others, c.code));
+}
+
 /* How many characters of the classes in stage->letters stand at p, if they are to be grouped. *after is where they end. */
 static size_t count_digits(const pre_stage *stage, const uint8_t *p, const uint8_t *end, const uint8_t **after)
 {
-    const unsigned word = CT_SET_L | CT_SET_M | 1 << CT_CLASS_NUMBER;
     size_t n = 0;
     ct_char c = ct_char_at(p, end);
     for (; (c.set & stage->letters) != 0; c = ct_char_at(p, end)) {
@@ -392,7 +402,7 @@ static size_t count_digits(const pre_stage *stage, const uint8_t *p, const uint8
         n++;
     }
     *after = p;
-    return stage->bounded && ((c.set & word) != 0 || c.code == '_') ? 0 : n;
+    return stage->bounded && is_word(c) ? 0 : n;
 }
 
 /* What lies before the next digits that are to be grouped. */
@@ -499,7 +509,6 @@ static stages gpt4o = {{.next = next_cased, .max_digits = 3, .contractions = tru
 static stages kimi = {{.next = next_cased, .max_digits = 3, .contractions = true, .apart = true}};
 static stages tiny_aya = {GROUPS_STAGE(1 << CT_CLASS_NUMBER, true),
                           {.next = next_cased, .max_digits = 3, .contractions = true, .tail = '/'}};
-static stages superbpe = {DIGITS_STAGE(0), GROUPS_STAGE(1 << CT_CLASS_NUMBER, false)};
 static stages trinity = {GROUPS_STAGE(CT_SET_N, false), RUN_STAGE(is_trinity_script, 0), {.next = next_deepseek}};
 static stages youtu = {RUN_STAGE(is_youtu_hangul, 0),
                        RUN_STAGE(is_youtu_mark, 0),
@@ -607,7 +616,6 @@ static const ct_pretokenizer pretokenizers[] = {
     {"youtu", youtu, CT_PRE_IGNORE_MERGES},
     {"laguna", laguna, 0},
     {"exaone-moe", phrases, 0},
-    {"superbpe", superbpe, 0},
     {"bloom", bloom, 0},
     {"gpt3-finnish", bloom, 0},
     {"poro-chat", bloom, 0},

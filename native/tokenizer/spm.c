@@ -280,23 +280,25 @@ static cactus_status encode_words(session *s, const uint8_t *text, size_t n_byte
     return CACTUS_OK;
 }
 
-/* Spaces as the file wants them: one before the text, none at its ends, no two in a row. Returns the new length. */
+/* Spaces as the file wants them: one before the text, none at its ends, no two in a row; then U+2581 becomes one as well. Writes
+ * at most n_bytes + 1 bytes and returns how many. */
 static size_t arrange_spaces(const cactus_tokenizer *t, const uint8_t *text, size_t n_bytes, uint8_t *out)
 {
     size_t n = 0;
     if (t->add_space_prefix) out[n++] = ' ';
-    size_t n_prefix = n;
-    n += ct_unescape_spaces((ct_str){(const char *)text, n_bytes}, out + n);
-    if (!t->remove_extra_spaces) return n;
-    size_t kept = n_prefix;
-    bool after_space = true;
-    for (size_t i = n_prefix; i < n; i++) {
-        if (out[i] == ' ' && after_space) continue;
-        after_space = out[i] == ' ';
-        out[kept++] = out[i];
+    const size_t n_prefix = n;
+    if (t->remove_extra_spaces) {
+        bool after_space = true;
+        for (size_t i = 0; i < n_bytes; i++) {
+            if (text[i] == ' ' && after_space) continue;
+            after_space = text[i] == ' ';
+            out[n++] = text[i];
+        }
+        n = n_prefix + ct_unescape_spaces((ct_str){(const char *)out + n_prefix, n - n_prefix}, out + n_prefix);
+        while (n > 0 && out[n - 1] == ' ') n--;
+        return n;
     }
-    if (kept > n_prefix && after_space) kept--;
-    return kept > n_prefix ? kept : 0;
+    return n + ct_unescape_spaces((ct_str){(const char *)text, n_bytes}, out + n);
 }
 
 static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,

@@ -246,14 +246,14 @@ static cactus_status read_id(const ct_gguf *gguf, const char *key, int32_t n_voc
     return CACTUS_OK;
 }
 
-/* The token of this text, or -1. What the texts here name is a control token whatever its type says, as in llama.cpp; but "</s>" is
- * also what ends a line that is struck out in HTML, so where it is a normal token, text may go on to become it. */
+/* The token of this text, or -1. What the texts here name is a control token whatever its type says, as in llama.cpp; but for
+ * "</s>", with which HTML ends what is struck out: Gemma has a token for that, which is text. */
 static int32_t find_control(ct_vocab *v, const ct_vocab_index *index, const char *text)
 {
     int32_t id = ct_vocab_find(v, index, text, strlen(text));
-    if (id < 0 || (v->attr[id] & (CACTUS_TOKEN_UNUSED | CACTUS_TOKEN_BYTE)) != 0) return -1;
-    if ((v->attr[id] & CACTUS_TOKEN_CONTROL) != 0) return id;
-    if (strcmp(text, "</s>") != 0) v->attr[id] = CACTUS_TOKEN_CONTROL;
+    if (id < 0 || (v->attr[id] & CACTUS_TOKEN_CONTROL) != 0) return id;
+    if ((v->attr[id] & (CACTUS_TOKEN_UNUSED | CACTUS_TOKEN_BYTE)) != 0 || strcmp(text, "</s>") == 0) return -1;
+    v->attr[id] = CACTUS_TOKEN_CONTROL;
     return id;
 }
 

@@ -204,7 +204,7 @@ static cactus_status normalise(session *s, const uint8_t *text, size_t n_bytes)
     if (status != CACTUS_OK) return status;
     const bool prefix = t->add_space_prefix && !t->space_is_suffix;
     if (prefix) s->text[s->n_bytes++] = ' ';
-    const size_t n_prefix = s->n_bytes;
+    bool any_escaped = false; /* perhaps */
     bool after_space = t->remove_extra_spaces; /* spaces at the front go with those that follow one */
     while (text < end) {
         size_t n_taken = 1;
@@ -214,17 +214,14 @@ static cactus_status normalise(session *s, const uint8_t *text, size_t n_bytes)
         if ((status = reserve(s, one.size)) != CACTUS_OK) return status;
         for (size_t i = 0; i < one.size; i++) {
             uint8_t byte = (uint8_t)one.data[i];
-            if (byte == 0xE2 && one.size - i >= 3 && memcmp(one.data + i, "\xE2\x96\x81", 3) == 0) {
-                byte = ' ';
-                i += 2;
-            }
             if (byte == ' ' && after_space) continue;
             after_space = byte == ' ' && t->remove_extra_spaces;
             s->text[s->n_bytes++] = byte;
         }
+        any_escaped = any_escaped || (one.size >= 3 && memchr(one.data, 0x81, one.size) != NULL);
     }
-    if (t->remove_extra_spaces && s->n_bytes > n_prefix && s->text[s->n_bytes - 1] == ' ') s->n_bytes--;
-    if (t->remove_extra_spaces && s->n_bytes == n_prefix) s->n_bytes = 0; /* nothing but spaces */
+    if (any_escaped) s->n_bytes = ct_unescape_spaces((ct_str){(const char *)s->text, s->n_bytes}, s->text);
+    while (t->remove_extra_spaces && s->n_bytes > 0 && s->text[s->n_bytes - 1] == ' ') s->n_bytes--;
     if (t->add_space_prefix && t->space_is_suffix && s->n_bytes > 0) {
         if ((status = reserve(s, 1)) != CACTUS_OK) return status;
         s->text[s->n_bytes++] = ' ';
