@@ -66,7 +66,7 @@ def test_scores_move_by_the_rounding_of_eight_bits(opened: Opener, name: str) ->
     scores = {kind: model.logits(ids) for kind, model in models.items()}
     off = {kind: rms(scores[kind] - scores["f32"]) for kind in ("f16", "i8")}
     assert 8 * off["f16"] < off["i8"] < 32 * off["f16"]
-    assert off["i8"] < 0.03 * float(scores["f32"].std())
+    assert off["i8"] < 0.04 * float(scores["f32"].std())
 
 
 @pytest.mark.parametrize("kernels", kernels_available())
