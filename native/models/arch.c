@@ -1,5 +1,6 @@
 /* arch.c: the table of decoder architectures. */
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "models/arch.h"
@@ -70,20 +71,89 @@ static const ct_arch table[] = {
 
 enum { N_ARCHS = sizeof table / sizeof table[0] };
 
-static char names[1024];
+enum { SUMMARY_BYTES = 320 };
+
+static char names[1024], summaries[N_ARCHS][SUMMARY_BYTES];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
-static void join_names(void)
+static const char *mixer_name(ct_mixer mixer)
+{
+    static const char *const mixers[] = {[CT_MIX_ATTENTION] = "attention", [CT_MIX_LATENT] = "latent attention (MLA)",
+                                         [CT_MIX_SHORT_CONV] = "short convolution", [CT_MIX_MAMBA] = "Mamba", [CT_MIX_MAMBA2] = "Mamba 2",
+                                         [CT_MIX_DELTA] = "gated delta net"};
+    return mixers[mixer];
+}
+
+static void add(char *text, const char *more)
+{
+    size_t used = strlen(text);
+    snprintf(text + used, SUMMARY_BYTES - used, "%s%s", used > 0 ? ", " : "", more);
+}
+
+static void summarise(const ct_arch *a, char text[SUMMARY_BYTES])
+{
+    static const char *const activations[] = {[CT_SILU] = "SiLU", [CT_GELU] = "GELU", [CT_GELU_ERF] = "GELU (erf)", [CT_SWIGLU_OAI] = "clamped SwiGLU"};
+    char part[128];
+    bool attends = a->recurrence != CT_REC_ALL;
+    if (attends) add(text, mixer_name(a->latent ? CT_MIX_LATENT : CT_MIX_ATTENTION));
+    if (a->recurrence != CT_REC_NONE) {
+        snprintf(part, sizeof part, "%s%s", mixer_name(a->recurrent),
+                 a->recurrence == CT_REC_ALL ? "" : a->recurrence == CT_REC_BESIDE ? " beside it" : " in other layers");
+        add(text, part);
+    }
+    add(text, a->norm == CT_NORM_LAYER ? "LayerNorm" : "RMSNorm");
+    if ((a->need & (CT_T(ATTN_NORM) | CT_T(ATTN_POST_NORM))) == CT_T(ATTN_POST_NORM)) add(text, "behind the branches");
+    else if ((a->need & CT_T(ATTN_POST_NORM)) != 0) add(text, "before and behind the branches");
+    if (((a->need | a->may) & CT_T(Q_NORM)) != 0) add(text, a->qk_norm_whole ? "norms of whole queries and keys" : "norms of query and key heads");
+    if (a->parallel) add(text, "parallel branches");
+    if (attends && a->no_rope) add(text, "learned positions");
+    else if (attends && a->rope_local_only) add(text, "rotary positions in windowed layers");
+    else if (attends && a->no_rope_every > 0) {
+        snprintf(part, sizeof part, "no rotary positions in every %dth layer", a->no_rope_every);
+        add(text, part);
+    } else if (attends) add(text, "rotary positions");
+    if (a->windowed && a->window_period > 0) {
+        snprintf(part, sizeof part, "sliding windows in all but every %dth layer", a->window_period);
+        add(text, a->window_period == 2 ? "sliding windows in every other layer" : part);
+    } else if (a->windowed) add(text, "sliding windows");
+    if ((a->need & CT_T(SINKS)) != 0) add(text, "attention sinks");
+    if (a->q_gated) add(text, "gated queries");
+    if (a->attn_softcap > 0.0f) add(text, "soft caps");
+    if (a->ffn != CT_FFN_NONE) {
+        snprintf(part, sizeof part, "%s%s", activations[a->act], a->ffn == CT_FFN_PLAIN ? ", not gated" : a->act == CT_SWIGLU_OAI ? "" : ", gated");
+        add(text, part);
+    }
+    if (a->experts) add(text, "mixture of experts");
+}
+
+static void describe_all(void)
 {
     for (size_t i = 0; i < N_ARCHS; i++) {
         if (i > 0) strcat(names, ", ");
         strcat(names, table[i].name);
+        summarise(&table[i], summaries[i]);
     }
+}
+
+const char *ct_arch_summary(const ct_arch *arch)
+{
+    pthread_once(&once, describe_all);
+    return summaries[arch - table];
+}
+
+cactus_status cactus_architecture_get(size_t index, cactus_architecture *out, cactus_error *err)
+{
+    const ct_arch *arch = ct_arch_at(index);
+    if (out == NULL || out->struct_size != sizeof *out)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_architecture_get needs a cactus_architecture with its struct_size set");
+    if (arch == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "there is no architecture %zu", index);
+    *out = (cactus_architecture){.struct_size = sizeof *out, .name = arch->name, .models = arch->models, .summary = ct_arch_summary(arch)};
+    return CACTUS_OK;
 }
 
 const char *ct_arch_names(void)
 {
-    pthread_once(&once, join_names);
+    pthread_once(&once, describe_all);
     return names;
 }
 

@@ -102,6 +102,9 @@ const ct_arch *ct_arch_find(const char *name, size_t n_bytes);
 /* Row i; NULL behind the last. */
 const ct_arch *ct_arch_at(size_t i);
 
+/* How the layers of a row are built, in words. Static storage. */
+const char *ct_arch_summary(const ct_arch *arch);
+
 /* The names of all rows, separated by ", ". Static storage. */
 const char *ct_arch_names(void);
 
