@@ -25,6 +25,7 @@ import gguf_edit
 import numpy as np
 import pytest
 from gguf_edit import ARRAY, BOOL, F32, F64, I32, I64, STRING, U8, U16, U32, U64, Array, Gguf, Value
+from packed import unpacked
 
 FORMAT, UNSUPPORTED, FILE = "ModelFormatError", "UnsupportedModelError", "ModelFileError"
 REFUSED = {FORMAT, UNSUPPORTED, FILE}
@@ -402,7 +403,8 @@ ZOO = Path(__file__).parent / "data" / "zoo"
 
 def base_file(name: str) -> Path:
     """A good file to damage."""
-    return ZOO / "llama-variants" / f"{name}.gguf"
+    folder = ZOO / "llama-variants"
+    return unpacked(next(path for path in (folder / f"{name}.gguf", folder / f"{name}.gguf.xz") if path.exists()))
 
 
 header_cases()
@@ -458,7 +460,8 @@ def test_refusing_takes_no_memory(outcomes: dict[str, Outcome]) -> None:
 
 def test_undamaged_files_are_accepted() -> None:
     """The children do open what is right, so that the refusals above mean something."""
-    paths = sorted((ZOO / "llama-variants").glob("*.gguf"))
+    paths = [unpacked(path) for path in sorted((ZOO / "llama-variants").glob("*.gguf*"))]
+    assert len(paths) > 10
     assert [outcome.outcome for outcome in open_all(paths)] == [ACCEPTED] * len(paths)
 
 
@@ -518,10 +521,10 @@ def test_weights_that_are_no_numbers(filling: bytes, name: str) -> None:
         check_sentence(outcome.message)
 
 
-@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "F16", "BF16"])
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4", "F16", "BF16"])
 def test_random_weights_never_crash(name: str) -> None:
     """Any bytes are some weights of a quantised type: scales of NaN and infinity included."""
-    gguf = gguf_edit.read(ZOO / "llama-quant" / f"llama-quant.{name}.gguf")
+    gguf = gguf_edit.read(base_file(name))
     rng = np.random.default_rng(5)
     for tensor_ in gguf.tensors:
         if len(tensor_.dims) > 1:
