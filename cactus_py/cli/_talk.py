@@ -19,6 +19,8 @@ TEMPERATURE = 0.2
 TOP_P = 0.9
 REPETITION_PENALTY = 1.1  # without one they fall into loops
 
+_DIM, _NORMAL = "\x1b[2m", "\x1b[0m"
+
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="A name, an alias, or the path of a .gguf file.", show_default="smollm2")
 ]
@@ -81,22 +83,33 @@ class Answer:
 
 
 def write_stream(stream: Stream[ChatCompletionChunk]) -> Answer:
-    """Prints an answer as it comes. Ctrl-C ends it; what was said until then stays."""
+    """Prints an answer as it comes; in a terminal its reasoning too, dimmed, before it. Ctrl-C ends it; what was said until
+    then stays."""
     answer = Answer()
     safe = sys.stdout.isatty()
+    thinks = False
     with stream:
         try:
             for chunk in stream:
                 answer.usage = chunk.usage or answer.usage
                 answer.timings = chunk.timings or answer.timings
                 for choice in chunk.choices:
+                    thought = for_terminal(choice.delta.reasoning_content or "") if safe else ""
+                    if thought:
+                        sys.stdout.write(thought if thinks else _DIM + thought)
+                        thinks = True
                     text = choice.delta.content or ""
+                    if thinks and (text or choice.finish_reason):
+                        sys.stdout.write(_NORMAL + "\n\n")
+                        thinks = False
                     answer.text += text
                     answer.finish_reason = choice.finish_reason or answer.finish_reason
                     sys.stdout.write(for_terminal(text) if safe else text)
                     sys.stdout.flush()
         except KeyboardInterrupt:
             answer.interrupted = True
+    if thinks:
+        sys.stdout.write(_NORMAL)
     return answer
 
 

@@ -104,13 +104,14 @@ class Adapter:
                 if text is None:
                     lost = ""
                 else:
-                    lost = next((m["role"] for i, m in enumerate(messages) if missing & _marks(i, m)), "tool definition")
+                    roles = (m["role"] for i, m in enumerate(messages) if missing & _marks(i, m))
+                    role = next(roles, None)
+                    lost = "a definition of a tool" if role is None else f'a message of the role "{role}"'
             if time.monotonic() > deadline:
                 break
         if not lost:
             return ()  # it refuses: the real rendering will say so in the template's own words
-        what = lost if lost == "tool definition" else f"{lost} message"
-        return f"the model's chat template leaves out a {what} of this conversation, in whatever form it is put"
+        return f"the model's chat template leaves out {lost} of this conversation, in whatever form it is put"
 
 
 # ---- shapes ------------------------------------------------------------------------------------------------------------
