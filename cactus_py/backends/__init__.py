@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 __all__ = ["available", "create"]
 
 GROUP = "cactus_py.backends"
-_BUILT_IN = {"native": "cactus_py.backends.native:NativeBackend"}  # found without installation, and not to be replaced
+_BUILT_IN = {  # found without installation, and not to be replaced
+    "auto": "cactus_py.backends.llama_cpp:AutoBackend",
+    "llama_cpp": "cactus_py.backends.llama_cpp:LlamaCppBackend",
+    "native": "cactus_py.backends.native:NativeBackend",
+}
 
 
 def available() -> list[str]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from secrets import randbits
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import hub
 from ..engine import Generation, Model, Token
@@ -22,6 +22,9 @@ from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
 from ..prompting.template import ChatTemplate
 from ..types import ChatCompletionRequest, CompletionRequest, GenerationRequest, ModelCard
 from .base import BackendOptions, Delta, FinishReason, Reply, ReplyStats, TokenInfo
+
+if TYPE_CHECKING:
+    from .llama_cpp import LlamaGeneration, LlamaModel
 
 __all__ = ["NativeBackend"]
 
@@ -38,7 +41,7 @@ class NativeBackend:
     name: ClassVar[str] = "native"
 
     def __init__(self, options: BackendOptions) -> None:
-        self._options = options
+        self.options = options
         self._store = hub.Store(None if options.home is None else Path(options.home))
         self._lock = threading.Lock()  # guards the two dicts and the flag
         self._load_lock = threading.Lock()  # one model is found, fetched and mapped at a time
@@ -73,7 +76,7 @@ class NativeBackend:
             loaded.close()
 
     def _model(self, name: str | None) -> _LoadedModel:
-        asked = name or self._options.model
+        asked = name or self.options.model
         loaded = self._known(asked)
         if loaded is not None:
             return loaded
@@ -81,11 +84,11 @@ class NativeBackend:
             loaded = self._known(asked)
             if loaded is not None:
                 return loaded
-            path = Path(hub.resolve(asked, store=self._store, progress=self._options.progress)).resolve()
+            path = Path(hub.resolve(asked, store=self._store, progress=self.options.progress)).resolve()
             with self._lock:
                 loaded = self._by_path.get(path)
             if loaded is None:
-                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self._options.speculation)
+                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self.options.speculation)
             with self._lock:
                 if not self._closed:
                     self._by_path[path] = loaded
@@ -115,8 +118,9 @@ class NativeBackend:
                 raise RequestCancelledError(_CLOSED)
             return self._by_name.get(name)
 
-    def _load(self, path: Path) -> Model:
-        options = self._options
+    def _load(self, path: Path) -> Model | LlamaModel:
+        """Opens a file. What it returns has the shape of `Model`; backends over other engines override this."""
+        options = self.options
         return Model.load(
             path,
             threads=options.threads,
@@ -186,8 +190,9 @@ class NativeBackend:
 class _LoadedModel:
     """A model, its template, and a count of those who use it: it is closed only when nobody does."""
 
-    def __init__(self, name: str, path: Path, model: Model, speculation: int) -> None:
+    def __init__(self, name: str, path: Path, model: Model | LlamaModel, speculation: int) -> None:
         self.name = name
+        self.backend = "native" if isinstance(model, Model) else "llama_cpp"
         self.path = path
         self._model = model
         self._speculation = speculation
@@ -201,7 +206,7 @@ class _LoadedModel:
         self._marks: dict[int, str] = {}  # control tokens that belong to the format
 
     @contextmanager
-    def in_use(self) -> Iterator[Model]:
+    def in_use(self) -> Iterator[Model | LlamaModel]:
         """The model, which stays open until the block ends. Raises RequestCancelledError if it was closed."""
         with self._idle:
             if self._closed:
@@ -334,7 +339,7 @@ class _LoadedModel:
         answers: list[_Answer] = []
         try:
             for offset in range(request.n or 1):
-                generation = None
+                generation: Generation | LlamaGeneration | None = None
                 if limit != 0:
                     generation = self._model.generate(
                         prompt.ids,
@@ -417,7 +422,7 @@ class _LoadedModel:
 class _Answer:
     """One of the answers of a reply: what is echoed first, and the generation that follows, if any."""
 
-    def __init__(self, index: int, generation: Generation | None, echo: Delta | None) -> None:
+    def __init__(self, index: int, generation: Generation | LlamaGeneration | None, echo: Delta | None) -> None:
         self.index = index
         self.generation = generation
         self.echo = echo
@@ -438,7 +443,6 @@ class _Answer:
 class _NativeReply(Reply):
     """The answers to one request, merged in the order in which their tokens come."""
 
-    backend = NativeBackend.name
     route: Literal["local", "cloud"] = "local"
 
     def __init__(
@@ -451,6 +455,7 @@ class _NativeReply(Reply):
         prompts: list[FittedPrompt],
     ) -> None:
         self.model = loaded.name
+        self.backend = loaded.backend
         self._loaded = loaded
         self._answers = answers
         self._open = list(answers)
