@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["AutoBackend", "LlamaCppBackend", "LlamaModel", "installed"]
+__all__ = ["EXTRA", "AutoBackend", "LlamaCppBackend", "LlamaModel", "installed", "version"]
 
 EXTRA = "llama-cpp"
 _CONTEXT = 8192  # tokens at most unless asked for: llama.cpp takes memory for all of them at once
@@ -76,14 +76,13 @@ class AutoBackend(NativeBackend):
         try:
             return super()._load(path)
         except UnsupportedModelError as error:
+            lacks = str(error).rstrip(".")
             if not installed():
-                raise UnsupportedModelError(
-                    f"{str(error).rstrip('.')}; llama.cpp may run it: pip install 'cactus-py[{EXTRA}]'"
-                ) from error
+                raise UnsupportedModelError(f"{lacks}; llama.cpp may run it: pip install 'cactus-py[{EXTRA}]'") from error
             try:
                 return _load(self, path)
             except UnsupportedModelError as other:
-                raise UnsupportedModelError(f"{str(error).rstrip('.')}; and {other}") from error
+                raise UnsupportedModelError(f"{lacks}; and {other}") from error
 
 
 def _load(backend: NativeBackend, path: Path) -> LlamaModel:
@@ -122,6 +121,11 @@ def _llama() -> Any:
             raise BackendError(f"llama-cpp-python is installed, but cannot be loaded: {error}") from error
         _library = llama_cpp
         return llama_cpp
+
+
+def version() -> str:
+    """Version of llama-cpp-python, which is loaded to tell. Raises as that does."""
+    return str(_llama().__version__)
 
 
 def _reason() -> str:
@@ -442,10 +446,14 @@ class LlamaModel:
         return cls(lc, model, handle, n_context=n_context, n_batch=n_batch)
 
     @staticmethod
-    def check(path: str | os.PathLike[str]) -> None:
-        """Whether llama.cpp knows the file's architecture and tokenizer; its weights are not read. Raises as `load`."""
+    def check(path: str | os.PathLike[str]) -> dict[str, str]:
+        """The metadata of a file whose architecture and tokenizer llama.cpp knows; weights are not read. Raises as `load`."""
         lc = _llama()
-        lc.llama_model_free(_open(lc, Path(path), vocab_only=True))
+        model = _open(lc, Path(path), vocab_only=True)
+        try:
+            return _metadata(lc, model)
+        finally:
+            lc.llama_model_free(model)
 
     # ---- life ----
 

@@ -47,17 +47,29 @@ SpeculationOption = Annotated[
     int | None,
     typer.Option("--speculation", min=0, max=16, help="Most tokens drafted at a time; 0: none.", show_default="the settings'"),
 ]
+BackendOption = Annotated[
+    str | None,
+    typer.Option("--backend", help="What computes: auto, native or llama_cpp.", show_default="the settings'"),
+]
 
 
 @contextmanager
-def open_client(model: str | None, context: int | None, threads: int | None, speculation: int | None) -> Iterator[Client]:
+def open_client(
+    model: str | None,
+    context: int | None,
+    threads: int | None,
+    speculation: int | None,
+    backend: str | None = None,
+) -> Iterator[Client]:
     """A client with its model at hand. What is not on this machine is fetched, after saying what and how large."""
     from cactus_py import Client, hub
     from cactus_py.cli._common import printable, pull_progress
     from cactus_py.config import load_settings
     from cactus_py.hub.files import size_text
 
-    settings = load_settings({"model": model, "context": context, "threads": threads, "speculation": speculation})
+    settings = load_settings(
+        {"model": model, "context": context, "threads": threads, "speculation": speculation, "backend": backend}
+    )
     name = settings.model
     store = hub.Store(settings.home)
     entry = None if "/" in name or name.lower().endswith(".gguf") else hub.Catalog.load(store.home).get(name)
