@@ -25,6 +25,7 @@ from .types import (
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
+    CompletionTokensDetails,
     CompletionUsage,
     GenerationRequest,
     PromptTokensDetails,
@@ -126,12 +127,18 @@ class _Gathered:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.thoughts: list[str] = []
         self.tokens: list[TokenInfo] = []
+        self.thought_tokens: list[TokenInfo] = []
         self.finish_reason: Literal["stop", "length"] = "stop"
 
     def add(self, delta: Delta) -> None:
-        self.texts.append(delta.text)
-        self.tokens += delta.tokens
+        if delta.reasoning:
+            self.thoughts.append(delta.text)
+            self.thought_tokens += delta.tokens
+        else:
+            self.texts.append(delta.text)
+            self.tokens += delta.tokens
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
 
@@ -165,6 +172,7 @@ class _Frame:
             completion_tokens=stats.completion_tokens,
             total_tokens=stats.prompt_tokens + stats.completion_tokens,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=stats.cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(reasoning_tokens=stats.reasoning_tokens),
         )
 
     def timings(self) -> Timings:
@@ -200,8 +208,10 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         choices = [
             Choice(
                 index=index,
-                message=ChatCompletionMessage(content="".join(answer.texts)),
-                logprobs=self._logprobs(request, answer.tokens),
+                message=ChatCompletionMessage(
+                    content="".join(answer.texts), reasoning_content="".join(answer.thoughts) or None
+                ),
+                logprobs=self._logprobs(request, answer.tokens, answer.thought_tokens),
                 finish_reason=answer.finish_reason,
             )
             for index, answer in answers
@@ -217,8 +227,11 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
             opening = ChoiceDelta(role="assistant", content="")
             yield ChatCompletionChunk(**head, choices=[ChunkChoice(index=delta.index, delta=opening)])
         if delta.text or delta.tokens:
-            logprobs = self._logprobs(request, delta.tokens)
-            choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(content=delta.text), logprobs=logprobs)
+            if delta.reasoning:
+                added, logprobs = ChoiceDelta(reasoning_content=delta.text), self._logprobs(request, (), delta.tokens)
+            else:
+                added, logprobs = ChoiceDelta(content=delta.text), self._logprobs(request, delta.tokens)
+            choice = ChunkChoice(index=delta.index, delta=added, logprobs=logprobs)
             yield ChatCompletionChunk(**head, choices=[choice])
         if delta.finish_reason is not None:
             choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(), finish_reason=delta.finish_reason)
@@ -228,23 +241,27 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         return ChatCompletionChunk(**frame.head("chatcmpl"), choices=[], usage=frame.usage())
 
     @staticmethod
-    def _logprobs(request: ChatCompletionRequest, tokens: Sequence[TokenInfo]) -> ChoiceLogprobs | None:
+    def _logprobs(
+        request: ChatCompletionRequest, tokens: Sequence[TokenInfo], thought: Sequence[TokenInfo] = ()
+    ) -> ChoiceLogprobs | None:
         if not request.logprobs:
             return None
 
         def top(info: TokenInfo) -> TopLogprob:
             return TopLogprob(token=info.token, bytes=list(info.raw), logprob=info.logprob or 0.0)
 
-        content = [
-            TokenLogprob(
-                token=info.token,
-                bytes=list(info.raw),
-                logprob=info.logprob or 0.0,
-                top_logprobs=[top(other) for other in info.top],
-            )
-            for info in tokens
-        ]
-        return ChoiceLogprobs(content=content)
+        def entries(infos: Sequence[TokenInfo]) -> list[TokenLogprob]:
+            return [
+                TokenLogprob(
+                    token=info.token,
+                    bytes=list(info.raw),
+                    logprob=info.logprob or 0.0,
+                    top_logprobs=[top(other) for other in info.top],
+                )
+                for info in infos
+            ]
+
+        return ChoiceLogprobs(content=entries(tokens), reasoning_content=entries(thought) if thought else None)
 
 
 class _CompletionKind(Kind[Completion, Completion]):

@@ -82,7 +82,9 @@ class ChatOptions(GenerationOptions, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     response_format: Mapping[str, Any] | None
-    reasoning_effort: str | None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None
+    reasoning_format: Literal["auto", "none"]
+    chat_template_kwargs: Mapping[str, Any] | None
     metadata: Mapping[str, str] | None
 
 

@@ -57,8 +57,9 @@ class Settings(BaseSettings):
     """Name of a kernel set; None: the best for this CPU."""
     speculation: Annotated[int, Field(ge=0, le=16)] = 16
     """Most tokens drafted per step from what an answer repeats; 0: off. The answer is the same, it only comes sooner."""
-    backend: Annotated[str, Field(min_length=1)] = "native"
-    """What runs local models: the name of an entry point in the group cactus_py.backends."""
+    backend: Annotated[str, Field(min_length=1)] = "auto"
+    """What runs local models: auto (our engine, and llama.cpp for the files that it does not run), native, llama_cpp, or the
+    name of another entry point in the group cactus_py.backends."""
     openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"))
     """The key for the cloud endpoint. Never printed."""
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL"))

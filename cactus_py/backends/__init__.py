@@ -6,15 +6,21 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..errors import BackendError
+from ..errors import BackendError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .base import Backend, BackendOptions
 
-__all__ = ["available", "create"]
+__all__ = ["available", "choose", "create"]
 
 GROUP = "cactus_py.backends"
-_BUILT_IN = {"native": "cactus_py.backends.native:NativeBackend"}  # found without installation, and not to be replaced
+_BUILT_IN = {  # found without installation, and not to be replaced
+    "auto": "cactus_py.backends.llama_cpp:AutoBackend",
+    "llama_cpp": "cactus_py.backends.llama_cpp:LlamaCppBackend",
+    "native": "cactus_py.backends.native:NativeBackend",
+}
 
 
 def available() -> list[str]:
@@ -32,6 +38,28 @@ def create(name: str, options: BackendOptions) -> Backend:
         if isinstance(error, BackendError):
             raise
         raise BackendError(f'the backend "{name}" cannot be imported: {error}') from error
+
+
+def choose(path: Path) -> tuple[str | None, str]:
+    """Which backend the setting "auto" takes for a model file, and why; None if none of them runs it.
+
+    Raises what opening the file raises, but for UnsupportedModelError.
+    """
+    from ..engine import Model
+    from .llama_cpp import EXTRA, LlamaModel, installed
+
+    try:
+        Model.load(path, threads=1).close()
+        return "native", "the engine runs it"
+    except UnsupportedModelError as error:
+        lacks = str(error).rstrip(".")
+    if not installed():
+        return None, f"{lacks}; llama.cpp may run it: pip install 'cactus-py[{EXTRA}]'"
+    try:
+        LlamaModel.check(path)
+        return "llama_cpp", lacks
+    except (UnsupportedModelError, BackendError) as error:
+        return None, f"{lacks}; and {error}"
 
 
 def _factory(name: str) -> type[Backend]:

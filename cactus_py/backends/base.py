@@ -44,12 +44,14 @@ class TokenInfo:
 @dataclass(frozen=True, slots=True)
 class Delta:
     """What one event adds to the answer `index`: text (whole characters), tokens (only if the request wants
-    log-probabilities), and, on the answer's last event, why it ended."""
+    log-probabilities), and, on the answer's last event, why it ended. `reasoning`: the text is what the model thought, not
+    what it answers."""
 
     index: int
     text: str
     tokens: tuple[TokenInfo, ...] = ()
     finish_reason: FinishReason | None = None
+    reasoning: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class ReplyStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    reasoning_tokens: int = 0  # of them, those that were thought
     queue_ms: float = 0.0
     prompt_ms: float = 0.0
     decode_ms: float = 0.0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from secrets import randbits
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import hub
 from ..engine import Generation, Model, Token
@@ -17,15 +18,20 @@ from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutE
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
+from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
 from ..prompting.template import ChatTemplate
 from ..types import ChatCompletionRequest, CompletionRequest, GenerationRequest, ModelCard
 from .base import BackendOptions, Delta, FinishReason, Reply, ReplyStats, TokenInfo
+
+if TYPE_CHECKING:
+    from .llama_cpp import LlamaGeneration, LlamaModel
 
 __all__ = ["NativeBackend"]
 
 _WAIT_SECONDS = 0.2  # longest wait in C without a look at time-outs and Ctrl-C
 _TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
 _MAX_ECHO_LOGITS_BYTES = 1 << 30
+_PROMPT_END_TOKENS = 48  # enough of a prompt to see whether it begins the reasoning
 _CLOSED = "the request was cancelled because its client was closed"
 
 
@@ -35,7 +41,7 @@ class NativeBackend:
     name: ClassVar[str] = "native"
 
     def __init__(self, options: BackendOptions) -> None:
-        self._options = options
+        self.options = options
         self._store = hub.Store(None if options.home is None else Path(options.home))
         self._lock = threading.Lock()  # guards the two dicts and the flag
         self._load_lock = threading.Lock()  # one model is found, fetched and mapped at a time
@@ -70,7 +76,7 @@ class NativeBackend:
             loaded.close()
 
     def _model(self, name: str | None) -> _LoadedModel:
-        asked = name or self._options.model
+        asked = name or self.options.model
         loaded = self._known(asked)
         if loaded is not None:
             return loaded
@@ -78,11 +84,11 @@ class NativeBackend:
             loaded = self._known(asked)
             if loaded is not None:
                 return loaded
-            path = Path(hub.resolve(asked, store=self._store, progress=self._options.progress)).resolve()
+            path = Path(hub.resolve(asked, store=self._store, progress=self.options.progress)).resolve()
             with self._lock:
                 loaded = self._by_path.get(path)
             if loaded is None:
-                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self._options.speculation)
+                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self.options.speculation)
             with self._lock:
                 if not self._closed:
                     self._by_path[path] = loaded
@@ -112,8 +118,9 @@ class NativeBackend:
                 raise RequestCancelledError(_CLOSED)
             return self._by_name.get(name)
 
-    def _load(self, path: Path) -> Model:
-        options = self._options
+    def _load(self, path: Path) -> Model | LlamaModel:
+        """Opens a file. What it returns has the shape of `Model`; backends over other engines override this."""
+        options = self.options
         return Model.load(
             path,
             threads=options.threads,
@@ -133,14 +140,17 @@ class NativeBackend:
         deadline = _deadline(request)
         with loaded.in_use() as model:
             prompt = fit_messages(
-                loaded.encoder.encode,
+                partial(loaded.encoder.encode, variables=loaded.variables(request)),
                 messages,
                 context_tokens=model.context,
                 policy=request.context_policy,
                 max_tokens=request.token_limit,
             )
             n_top = (request.top_logprobs or 0) if request.logprobs else None
-            answers = loaded.start(request, prompt, n_top, first_index=0)
+            stop = (*(request.stop or ()), *loaded.encoder.template.stop)
+            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop)
+            for answer in answers:
+                answer.markers = loaded.separate(request, prompt.ids, stop)
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -180,8 +190,9 @@ class NativeBackend:
 class _LoadedModel:
     """A model, its template, and a count of those who use it: it is closed only when nobody does."""
 
-    def __init__(self, name: str, path: Path, model: Model, speculation: int) -> None:
+    def __init__(self, name: str, path: Path, model: Model | LlamaModel, speculation: int) -> None:
         self.name = name
+        self.backend = "native" if isinstance(model, Model) else "llama_cpp"
         self.path = path
         self._model = model
         self._speculation = speculation
@@ -191,9 +202,11 @@ class _LoadedModel:
         self._token_bytes: dict[int, bytes] = {}
         self._encoder_lock = threading.Lock()
         self._encoder: PromptEncoder | None = None
+        self._format: Format | None = None
+        self._marks: dict[int, str] = {}  # control tokens that belong to the format
 
     @contextmanager
-    def in_use(self) -> Iterator[Model]:
+    def in_use(self) -> Iterator[Model | LlamaModel]:
         """The model, which stays open until the block ends. Raises RequestCancelledError if it was closed."""
         with self._idle:
             if self._closed:
@@ -222,9 +235,47 @@ class _LoadedModel:
                 info = tokenizer.info
                 ids = {"bos_token": info.bos_id, "eos_token": info.eos_id, "unk_token": info.unk_id, "pad_token": info.pad_id}
                 tokens = {key: self.bytes_of(i).decode("utf-8", "replace") for key, i in ids.items() if i is not None}
-                template = ChatTemplate.from_metadata(self._model.metadata, tokens=tokens, add_bos=info.add_bos)
-                self._encoder = PromptEncoder(template, tokenizer)
+                special = {
+                    self.bytes_of(i).decode("utf-8", "replace"): i for i in tokenizer.ids_with("control", "user_defined", "end")
+                }
+                find = partial(
+                    ChatTemplate.from_metadata, self._model.metadata, tokens=tokens, add_bos=info.add_bos, vocabulary=special
+                )
+                template, tool_template = find(), find(name="tool_use")
+                self._format = detect(template.source + tool_template.source, special)
+                if self._format is not None:
+                    marks = {special[text]: text for text in self._format.markers if text in special}
+                    self._marks = {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
+                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template)
             return self._encoder
+
+    def variables(self, request: ChatCompletionRequest) -> dict[str, Any]:
+        """What the request tells the template besides messages. Raises InvalidRequestError for what it does not read. Call
+        inside `in_use`."""
+        known = self.encoder.template.variables
+        variables = dict(request.chat_template_kwargs or {})
+        for name in variables:
+            if name not in known:
+                message = f'chat_template_kwargs has "{name}", which the chat template of this model does not read'
+                raise InvalidRequestError(message, "chat_template_kwargs")
+        effort = request.reasoning_effort
+        if effort is not None:
+            thinks = effort != "none"
+            level = {"none": "low", "minimal": "low", "xhigh": "high"}.get(effort, effort)
+            switches = {"reasoning_effort": level, "enable_thinking": thinks, "thinking": thinks}
+            if known.isdisjoint(switches):
+                message = "reasoning_effort is not supported: the chat template of this model has no switch for reasoning"
+                raise InvalidRequestError(message, "reasoning_effort")
+            variables = {**{name: value for name, value in switches.items() if name in known}, **variables}
+        return variables
+
+    def separate(self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str]) -> Markers | None:
+        """What takes reasoning out of one answer to this prompt; None if the model marks none. Call inside `in_use`."""
+        _ = self.encoder  # which finds the format
+        if self._format is None:
+            return None
+        end = b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
+        return Markers(Spelled() if request.reasoning_format == "none" else separator(self._format, end), stop)
 
     @cached_property
     def n_vocab(self) -> int:
@@ -247,6 +298,13 @@ class _LoadedModel:
             top = tuple(TokenInfo(other, self.bytes_of(other), logprob) for other, logprob in token.top)
             return TokenInfo(token.id, self.bytes_of(token.id), token.logprob, top, token.entropy, token.margin)
 
+    def text_of(self, token: Token) -> str:
+        """What a token stands for in the text: nothing if it is a control token."""
+        with self.in_use() as model:
+            if model.tokenizer.attributes(token.id) & {"control", "end"}:
+                return ""
+            return self.bytes_of(token.id).decode("utf-8", "replace")
+
     def prompt_ids(self, prompt: str | list[int]) -> list[int]:
         """Ids of a plain prompt. Special tokens in it are recognised: whoever writes a raw prompt speaks for the model."""
         if isinstance(prompt, str):
@@ -261,8 +319,18 @@ class _LoadedModel:
                 raise InvalidRequestError(f"the prompt holds token {token}, but the model has only {self.n_vocab}", "prompt")
         return prompt
 
+    def mark_of(self, token: Token) -> str | None:
+        """The control token, spelled, if it is one that marks reasoning."""
+        return self._marks.get(token.id)
+
     def start(
-        self, request: GenerationRequest, prompt: FittedPrompt, n_top: int | None, first_index: int, echo: Delta | None = None
+        self,
+        request: GenerationRequest,
+        prompt: FittedPrompt,
+        n_top: int | None,
+        first_index: int,
+        echo: Delta | None = None,
+        stop: Sequence[str] = (),
     ) -> list[_Answer]:
         """Submits the `n` answers to one prompt; they run side by side, in one batch."""
         sampling = self._sampling(request, n_top)
@@ -271,13 +339,13 @@ class _LoadedModel:
         answers: list[_Answer] = []
         try:
             for offset in range(request.n or 1):
-                generation = None
+                generation: Generation | LlamaGeneration | None = None
                 if limit != 0:
                     generation = self._model.generate(
                         prompt.ids,
                         max_tokens=limit,
                         sampling={**sampling, "seed": (seed + offset) % 2**64},
-                        stop=request.stop or (),
+                        stop=stop or request.stop or (),
                         context_policy=request.context_policy,
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
                         speculation=self._speculation,
@@ -354,10 +422,11 @@ class _LoadedModel:
 class _Answer:
     """One of the answers of a reply: what is echoed first, and the generation that follows, if any."""
 
-    def __init__(self, index: int, generation: Generation | None, echo: Delta | None) -> None:
+    def __init__(self, index: int, generation: Generation | LlamaGeneration | None, echo: Delta | None) -> None:
         self.index = index
         self.generation = generation
         self.echo = echo
+        self.markers: Markers | None = None  # takes its reasoning out, if the model marks it
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
 
     def cancel(self) -> None:
@@ -374,7 +443,6 @@ class _Answer:
 class _NativeReply(Reply):
     """The answers to one request, merged in the order in which their tokens come."""
 
-    backend = NativeBackend.name
     route: Literal["local", "cloud"] = "local"
 
     def __init__(
@@ -387,9 +455,11 @@ class _NativeReply(Reply):
         prompts: list[FittedPrompt],
     ) -> None:
         self.model = loaded.name
+        self.backend = loaded.backend
         self._loaded = loaded
         self._answers = answers
         self._open = list(answers)
+        self._ready: deque[Delta] = deque()  # pieces of an event after its first
         self._with_tokens = with_tokens
         self._deadline = deadline
         self._prompts = prompts
@@ -397,48 +467,64 @@ class _NativeReply(Reply):
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
-        while self._open and not self._closed:
+        while not self._closed:
+            if self._ready:
+                return self._ready.popleft()
+            if not self._open:
+                break
             self._check_time()
             try:
-                delta = self._poll()
+                self._poll()
             except BaseException:
                 self.close()
                 raise
-            if delta is not None:
-                return delta
         raise StopIteration
 
-    def _poll(self) -> Delta | None:
-        """The next event of any answer, None if a while passes without one. All answers come out of one batch, so their
-        events come together: one that has none is passed over, and waited for only when none has."""
+    def _poll(self) -> None:
+        """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
+        their events come together: one that has none is passed over, and waited for only when none has."""
         patience = [0.0] * len(self._open) + [_TURN_SECONDS] if len(self._open) > 1 else [_WAIT_SECONDS]
         for wait_seconds in patience:
             answer = self._open.pop(0)
-            delta = self._take(answer, wait_seconds)
-            if delta is None or delta.finish_reason is None:
+            deltas = self._take(answer, wait_seconds)
+            if not deltas or deltas[-1].finish_reason is None:
                 self._open.append(answer)
-            if delta is not None:
-                return delta
-        return None
+            self._ready += deltas or ()
+            if deltas is not None:
+                return
 
-    def _take(self, answer: _Answer, wait_seconds: float) -> Delta | None:
-        """The next event of one answer, None if there is none yet."""
+    def _take(self, answer: _Answer, wait_seconds: float) -> list[Delta] | None:
+        """What the next event of one answer adds; None if there is no event yet."""
         if answer.echo is not None:
             echo, answer.echo = answer.echo, None
-            finish: FinishReason | None = "length" if answer.generation is None else None
-            return Delta(answer.index, echo.text, echo.tokens, finish)
+            end: FinishReason | None = "length" if answer.generation is None else None
+            return [Delta(answer.index, echo.text, echo.tokens, end)]
         if answer.generation is None:
-            return Delta(answer.index, "", (), "length")
+            return [Delta(answer.index, "", (), "length")]
         try:
             token = answer.generation.wait(self._remaining(wait_seconds))
         except StopIteration:  # closed under our hands
             raise RequestCancelledError("the request was cancelled") from None
         if token is None:
             return None
-        if token.finish_reason == "cancelled":
+        finish = token.finish_reason
+        if finish == "cancelled":
             raise RequestCancelledError("the request was cancelled, or its client was closed")
         info = self._loaded.info_of(token) if self._with_tokens else None
-        return Delta(answer.index, token.text, () if info is None else (info,), token.finish_reason)
+        infos = () if info is None else (info,)
+        if answer.markers is None:
+            return [Delta(answer.index, token.text, infos, finish)]
+        deltas = self._separated(answer.index, answer.markers, token, infos)
+        return deltas if finish is None else [*deltas, Delta(answer.index, "", (), finish)]
+
+    def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
+        """The event's text, taken apart into reasoning and content."""
+        mark = self._loaded.mark_of(token)
+        generated = "" if mark is not None or token.id < 0 else self._loaded.text_of(token)
+        pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
+        if token.finish_reason is not None:
+            pieces += markers.finish()
+        return [Delta(index, piece.text, piece.tokens, None, piece.reasoning) for piece in pieces]
 
     def _remaining(self, wait_seconds: float) -> float:
         if self._deadline is None:
@@ -471,6 +557,7 @@ class _NativeReply(Reply):
             prompt_tokens=sum(len(prompt.ids) for prompt in self._prompts),
             cached_tokens=max((stats.cached_tokens for stats in every), default=0) if len(self._prompts) == 1 else 0,
             completion_tokens=sum(stats.generated_tokens for stats in every),
+            reasoning_tokens=sum(a.markers.separator.reasoning_tokens for a in self._answers if a.markers is not None),
             queue_ms=max((stats.queue_ms for stats in every), default=0.0),
             prompt_ms=max((stats.prompt_ms for stats in every), default=0.0),
             decode_ms=max((stats.decode_ms for stats in every), default=0.0),
@@ -510,7 +597,6 @@ def _refuse_unsupported(request: ChatCompletionRequest) -> None:
         ("modalities", "audio" in (request.modalities or ()), "speech output"),
         ("audio", request.audio is not None, "speech output"),
         ("prediction", request.prediction is not None, "predicted output"),
-        ("reasoning_effort", request.reasoning_effort is not None, "control over reasoning"),
     )
     for param, wanted, what in wants:
         if wanted:

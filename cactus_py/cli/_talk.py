@@ -19,6 +19,8 @@ TEMPERATURE = 0.2
 TOP_P = 0.9
 REPETITION_PENALTY = 1.1  # without one they fall into loops
 
+_DIM, _NORMAL = "\x1b[2m", "\x1b[0m"
+
 ModelOption = Annotated[
     str | None, typer.Option("--model", "-m", help="A name, an alias, or the path of a .gguf file.", show_default="smollm2")
 ]
@@ -45,17 +47,29 @@ SpeculationOption = Annotated[
     int | None,
     typer.Option("--speculation", min=0, max=16, help="Most tokens drafted at a time; 0: none.", show_default="the settings'"),
 ]
+BackendOption = Annotated[
+    str | None,
+    typer.Option("--backend", help="What computes: auto, native or llama_cpp.", show_default="the settings'"),
+]
 
 
 @contextmanager
-def open_client(model: str | None, context: int | None, threads: int | None, speculation: int | None) -> Iterator[Client]:
+def open_client(
+    model: str | None,
+    context: int | None,
+    threads: int | None,
+    speculation: int | None,
+    backend: str | None = None,
+) -> Iterator[Client]:
     """A client with its model at hand. What is not on this machine is fetched, after saying what and how large."""
     from cactus_py import Client, hub
     from cactus_py.cli._common import printable, pull_progress
     from cactus_py.config import load_settings
     from cactus_py.hub.files import size_text
 
-    settings = load_settings({"model": model, "context": context, "threads": threads, "speculation": speculation})
+    settings = load_settings(
+        {"model": model, "context": context, "threads": threads, "speculation": speculation, "backend": backend}
+    )
     name = settings.model
     store = hub.Store(settings.home)
     entry = None if "/" in name or name.lower().endswith(".gguf") else hub.Catalog.load(store.home).get(name)
@@ -81,22 +95,33 @@ class Answer:
 
 
 def write_stream(stream: Stream[ChatCompletionChunk]) -> Answer:
-    """Prints an answer as it comes. Ctrl-C ends it; what was said until then stays."""
+    """Prints an answer as it comes; in a terminal its reasoning too, dimmed, before it. Ctrl-C ends it; what was said until
+    then stays."""
     answer = Answer()
     safe = sys.stdout.isatty()
+    thinks = False
     with stream:
         try:
             for chunk in stream:
                 answer.usage = chunk.usage or answer.usage
                 answer.timings = chunk.timings or answer.timings
                 for choice in chunk.choices:
+                    thought = for_terminal(choice.delta.reasoning_content or "") if safe else ""
+                    if thought:
+                        sys.stdout.write(thought if thinks else _DIM + thought)
+                        thinks = True
                     text = choice.delta.content or ""
+                    if thinks and (text or choice.finish_reason):
+                        sys.stdout.write(_NORMAL + "\n\n")
+                        thinks = False
                     answer.text += text
                     answer.finish_reason = choice.finish_reason or answer.finish_reason
                     sys.stdout.write(for_terminal(text) if safe else text)
                     sys.stdout.flush()
         except KeyboardInterrupt:
             answer.interrupted = True
+    if thinks:
+        sys.stdout.write(_NORMAL)
     return answer
 
 

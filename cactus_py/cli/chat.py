@@ -14,6 +14,7 @@ from cactus_py.cli._talk import (
     REPETITION_PENALTY,
     TEMPERATURE,
     TOP_P,
+    BackendOption,
     ContextOption,
     MaxTokensOption,
     ModelOption,
@@ -52,6 +53,7 @@ def command(
     context: ContextOption = None,
     threads: ThreadsOption = None,
     speculation: SpeculationOption = None,
+    backend: BackendOption = None,
 ) -> None:
     """Talk with a model. When the conversation outgrows the model's context, its oldest turns are forgotten."""
     from cactus_py.cli._talk import open_client
@@ -63,7 +65,7 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
-    with open_client(model, context, threads, speculation) as client:
+    with open_client(model, context, threads, speculation, backend) as client:
         conversation = _Conversation(client, system, options)
         if sys.stdin.isatty():
             with _line_history(client):

@@ -27,6 +27,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the repo
         "versions": _versions(),
         "machine": {"system": platform.system(), "cpu": platform.machine(), "cpus": os.cpu_count()},
         "engine": _engine(settings, problems),
+        "llama_cpp": _llama_cpp(problems),
         "store": _store(problems),
         "cloud": _cloud(settings, problems),
         "problems": problems,
@@ -84,6 +85,20 @@ def _engine(settings: Settings | None, problems: list[str]) -> dict[str, Any]:
     except Exception as error:  # whatever it is, the rest of the report is worth having
         problems.append(f"the engine cannot be used: {error}")
         return {"error": str(error)}
+
+
+def _llama_cpp(problems: list[str]) -> dict[str, Any]:
+    """Whether files that the engine does not run could be run by llama.cpp."""
+    from cactus_py.backends import llama_cpp
+    from cactus_py.errors import CactusError
+
+    if not llama_cpp.installed():
+        return {"installed": False, "extra": llama_cpp.EXTRA}
+    try:
+        return {"installed": True, "extra": llama_cpp.EXTRA, "version": llama_cpp.version()}
+    except CactusError as error:
+        problems.append(str(error).rstrip("."))
+        return {"installed": True, "extra": llama_cpp.EXTRA, "version": None}
 
 
 def _store(problems: list[str]) -> dict[str, Any]:
@@ -144,6 +159,10 @@ def _print(report: dict[str, Any]) -> None:
             ("kernels", f"{engine['kernels']} (of {', '.join(engine['kernels_available'])})"),
             ("threads", str(engine["threads"])),
         ]
+    llama = report["llama_cpp"]
+    state = f"llama-cpp-python {llama['version']}" if llama["installed"] else "not installed"
+    hint = "" if llama["installed"] else f"; for what the engine does not run: pip install 'cactus-py[{llama['extra']}]'"
+    pairs.append(("llama.cpp", state + hint))
     if store:
         free = "unknown" if store["free_bytes"] is None else size_text(store["free_bytes"])
         pairs.append(("store", f"{store['path']} ({free} free)"))

@@ -11,6 +11,7 @@ from cactus_py.cli._talk import (
     REPETITION_PENALTY,
     TEMPERATURE,
     TOP_P,
+    BackendOption,
     ContextOption,
     MaxTokensOption,
     ModelOption,
@@ -38,6 +39,7 @@ def command(
     context: ContextOption = None,
     threads: ThreadsOption = None,
     speculation: SpeculationOption = None,
+    backend: BackendOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON when it is finished.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Then say on standard error what it cost.")] = False,
 ) -> None:
@@ -59,7 +61,7 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
-    with open_client(model, context, threads, speculation) as client:
+    with open_client(model, context, threads, speculation, backend) as client:
         if as_json:
             reply = client.chat(prompt, **options)
             print(reply.model_dump_json(indent=2))

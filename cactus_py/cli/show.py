@@ -16,10 +16,12 @@ def command(
     metadata: Annotated[bool, typer.Option("--metadata", help="Also the metadata that the model's file carries.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Describe a model: its catalog entry, where it is, and what the engine reads in its file. Downloads nothing."""
+    """Describe a model: its catalog entry, where it is, which backend runs it and why, and what the engine reads in its file.
+    Downloads nothing."""
     from cactus_py import hub
+    from cactus_py.backends import choose
     from cactus_py.cli._common import print_json, print_pairs
-    from cactus_py.errors import CactusError
+    from cactus_py.errors import CactusError, UnsupportedModelError
 
     store = hub.Store()
     catalog = hub.Catalog.load(store.home)
@@ -35,7 +37,11 @@ def command(
         facts |= {"source": model.source, "pulled_at": model.pulled_at}
     if path is not None:
         try:
-            facts |= _read(path, metadata)
+            backend, why = choose(path)
+            facts |= {"backend": backend, "backend_reason": why}
+            if backend is None:
+                raise UnsupportedModelError(why)
+            facts |= _read(path, metadata) if backend == "native" else _read_elsewhere(path, metadata)
         except CactusError as error:
             if entry is None:
                 raise
@@ -64,6 +70,22 @@ def _read(path: Path, metadata: bool) -> dict[str, Any]:
         return facts
     finally:
         model.close()
+
+
+def _read_elsewhere(path: Path, metadata: bool) -> dict[str, Any]:
+    """What llama.cpp says of a file."""
+    from cactus_py.backends.llama_cpp import LlamaModel
+
+    found = LlamaModel.check(path)
+    architecture = found.get("general.architecture", "")
+    keys = {
+        "name": "general.name",
+        "trained_context": f"{architecture}.context_length",
+        "layers": f"{architecture}.block_count",
+    }
+    info = {name: int(found[key]) if found[key].isdigit() else found[key] for name, key in keys.items() if key in found}
+    facts: dict[str, Any] = {"file_info": {"architecture": architecture, **info}}
+    return {**facts, "metadata": found} if metadata else facts
 
 
 def _text(key: str, value: Any) -> str:

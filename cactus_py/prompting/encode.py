@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ..errors import TemplateError
+from .adapt import Adapter
 from .template import ChatTemplate
 
 __all__ = ["PromptEncoder", "TokenizerLike"]
@@ -43,10 +44,16 @@ class TokenizerLike(Protocol):
 
 
 class PromptEncoder:
-    """Renders a conversation with one model's template and tokenises it. Immutable; may be used from any thread."""
+    """Renders a conversation with one model's template and tokenises it. May be used from any thread.
 
-    def __init__(self, template: ChatTemplate, tokenizer: TokenizerLike) -> None:
+    What the template does not know is put into a form that it does (`prompting.adapt`).
+    """
+
+    def __init__(self, template: ChatTemplate, tokenizer: TokenizerLike, *, tool_template: ChatTemplate | None = None) -> None:
+        """tool_template: the one for conversations with tools, where the model has a separate one."""
         self.template = template
+        self._adapters = {False: Adapter(template), True: Adapter(tool_template or template)}
+        self._templates = {False: template, True: tool_template or template}
         self._tokenizer = tokenizer
         guarded: dict[str, int] = {}
         for token in tokenizer.ids_with(*_GUARDED):
@@ -60,7 +67,7 @@ class PromptEncoder:
         # Templates look for strings of their own in messages ("</think>"); these stay legible to them.
         known = [
             literal
-            for literal in template.literals
+            for literal in template.literals | self._templates[True].literals
             if len(literal) > 1
             and self._edges.intersection(literal)
             and not self._guarded.search(literal)
@@ -76,25 +83,35 @@ class PromptEncoder:
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         documents: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
         now: datetime | None = None,
     ) -> list[int]:
-        """Ids of the whole prompt. Raises TemplateError as ChatTemplate.render does."""
+        """Ids of the whole prompt. `variables`: further names for the template. Raises TemplateError as ChatTemplate.render
+        does, and where the template leaves out a message in whatever form it is given."""
         moment = now or datetime.now()  # one moment for both renderings
+        with_tools = bool(tools) or any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
+        template = self._templates[with_tools]
+        messages, tools = self._adapters[with_tools](messages, tools, variables)
 
         def render(mark: _Marker | None = None) -> str:
-            given: tuple[Any, Any, Any] = (list(messages), tools, documents)
+            given: tuple[Any, Any, Any, Any] = (list(messages), tools, documents, variables)
             if mark is not None:
-                given = (mark(given[0]), mark(given[1]), mark(given[2]))
-            return self.template.render(
-                given[0], add_generation_prompt=add_generation_prompt, tools=given[1], documents=given[2], now=moment
+                given = (mark(given[0]), mark(given[1]), mark(given[2]), mark(given[3]))
+            return template.render(
+                given[0],
+                add_generation_prompt=add_generation_prompt,
+                tools=given[1],
+                documents=given[2],
+                variables=given[3],
+                now=moment,
             )
 
         text = render()
-        strings = list(_strings((messages, tools, documents)))
+        strings = list(_strings((messages, tools, documents, variables)))
         if not any(edge in string for string in strings for edge in self._edges):
             return self._tokenizer.encode(text, add_special=False, parse_special=True)
 
-        private = _private_characters(len(self._edges), (*strings, self.template.source))
+        private = _private_characters(len(self._edges), (*strings, template.source))
         table = dict(zip(sorted(self._edges), private, strict=True))
         undo = {ord(mark): char for char, mark in table.items()}
 

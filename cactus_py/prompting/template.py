@@ -1,28 +1,24 @@
 """A model's chat template: found in the file's metadata, compiled once, rendered for each request.
 
 A GGUF file keeps its template in `tokenizer.chat_template`, and further ones, for special uses, in
-`tokenizer.chat_template.NAME`. A file without one gets `DEFAULT_TEMPLATE`: ChatML, which most instruction-tuned models that
-ship without a template were trained on, and which others at least tolerate.
+`tokenizer.chat_template.NAME`. A file without one gets the form of turns that its vocabulary has control tokens for
+(`prompting.fallback`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import TemplateError
+from .fallback import CHATML, fallback
 
-__all__ = ["DEFAULT_TEMPLATE", "ChatTemplate"]
+if TYPE_CHECKING:
+    from .sandbox import Limits
 
-DEFAULT_TEMPLATE = (
-    "{% if add_bos %}{{ bos_token }}{% endif %}"
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message.role + '\n' + (message.content or '') + '<|im_end|>\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+__all__ = ["ChatTemplate"]
 
 _KEY = "tokenizer.chat_template"
 _MAX_SOURCE_CHARS = 256 * 1024  # the largest templates in use have about 30 thousand
@@ -31,15 +27,22 @@ _MAX_SOURCE_CHARS = 256 * 1024  # the largest templates in use have about 30 tho
 class ChatTemplate:
     """One compiled template. Immutable; may be used from any thread."""
 
-    def __init__(self, source: str, *, tokens: Mapping[str, str] | None = None, add_bos: bool = False) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        tokens: Mapping[str, str] | None = None,
+        stop: Sequence[str] = (),
+    ) -> None:
         """`tokens`: texts of special tokens by the names templates use ("bos_token", "eos_token", …); absent ones are empty.
+        `stop`: texts with which the next turn would begin, where no token ends an answer.
 
         Raises TemplateError if the source is no valid template.
         """
         self.source = source
+        self.stop = tuple(stop)
         self.tokens = {"bos_token": "", "eos_token": "", **(tokens or {})}
-        self._add_bos = add_bos
-        self._compiled, self.literals = _compile(source)
+        self._compiled, self.literals, self.variables = _compile(source)
 
     @classmethod
     def from_metadata(
@@ -49,10 +52,17 @@ class ChatTemplate:
         tokens: Mapping[str, str] | None = None,
         add_bos: bool = False,
         name: str | None = None,
+        vocabulary: Container[str] | None = None,
     ) -> ChatTemplate:
-        """The template of a model file: the one called `name` if given and there, else the unnamed one, else ChatML."""
-        source = (metadata.get(f"{_KEY}.{name}") if name else None) or metadata.get(_KEY) or DEFAULT_TEMPLATE
-        return cls(source, tokens=tokens, add_bos=add_bos)
+        """The template of a model file: the one called `name` if given and there, else the unnamed one, else the fallback for
+        a `vocabulary` with such special tokens; where that is not known either, ChatML. `add_bos`: whether the tokenizer wants
+        a text to begin with its bos token, which a fallback then writes; other templates decide for themselves.
+        """
+        source = (metadata.get(f"{_KEY}.{name}") if name else None) or metadata.get(_KEY)
+        if source:
+            return cls(source, tokens=tokens)
+        form = CHATML if vocabulary is None else fallback(vocabulary, metadata)
+        return cls(form.source, tokens=tokens if add_bos else {**(tokens or {}), "bos_token": ""}, stop=form.stop)
 
     def render(
         self,
@@ -63,26 +73,33 @@ class ChatTemplate:
         documents: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
         now: datetime | None = None,
+        limits: Limits | None = None,
     ) -> str:
-        """The prompt's text. `variables` are extra names for the template; `now` replaces the clock, for tests.
+        """The prompt's text. `variables` are extra names for the template; `now` replaces the clock, for tests. A message's
+        `reasoning_content` is also there as `thinking`, which some templates read.
 
         Raises TemplateError with the template's own words if it refuses the messages, and if it fails or runs away.
         """
         from .sandbox import Limits, render
 
-        given = _n_chars(messages) + _n_chars(tools) + _n_chars(documents)
-        limits = Limits()
+        if limits is None:
+            given = _n_chars(messages) + _n_chars(tools) + _n_chars(documents)
+            most = Limits()
+            limits = Limits(most.steps + given, most.units + 64 * given, most.seconds)
         values: dict[str, Any] = {
             **self.tokens,
             **(variables or {}),
-            "messages": [dict(message) for message in messages],
+            "messages": [_with_thinking(message) for message in messages],
             "tools": None if tools is None else list(tools),
             "documents": None if documents is None else list(documents),
             "add_generation_prompt": add_generation_prompt,
         }
-        if self.source == DEFAULT_TEMPLATE:
-            values["add_bos"] = self._add_bos
-        return render(self._compiled, values, Limits(limits.steps + given, limits.units + 64 * given, limits.seconds), now)
+        return render(self._compiled, values, limits, now)
+
+
+def _with_thinking(message: Mapping[str, Any]) -> dict[str, Any]:
+    reasoning = message.get("reasoning_content")
+    return dict(message) if reasoning is None else {"thinking": reasoning, **message}
 
 
 @lru_cache(maxsize=1)
@@ -93,8 +110,8 @@ def _environment() -> Any:
 
 
 @lru_cache(maxsize=32)
-def _compile(source: str) -> tuple[Any, frozenset[str]]:
-    """The compiled template and every string literal in it."""
+def _compile(source: str) -> tuple[Any, frozenset[str], frozenset[str]]:
+    """The compiled template, every string literal in it, and every name that it looks up."""
     if len(source) > _MAX_SOURCE_CHARS:
         raise TemplateError(f"the model's chat template has {len(source)} characters, more than {_MAX_SOURCE_CHARS}")
     import jinja2
@@ -106,7 +123,8 @@ def _compile(source: str) -> tuple[Any, frozenset[str]]:
     try:
         tree = parse(env, source)
         literals = frozenset(node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str))
-        return env.from_string(tree), literals
+        names = frozenset(node.name for node in tree.find_all(nodes.Name) if node.ctx == "load")
+        return env.from_string(tree), literals, names
     except TemplateError:
         raise
     except jinja2.TemplateSyntaxError as error:

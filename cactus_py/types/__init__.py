@@ -15,7 +15,14 @@ from .chat import (
     TokenLogprob,
     TopLogprob,
 )
-from .common import CompletionUsage, GenerationRequest, PromptTokensDetails, StreamOptions, Timings
+from .common import (
+    CompletionTokensDetails,
+    CompletionUsage,
+    GenerationRequest,
+    PromptTokensDetails,
+    StreamOptions,
+    Timings,
+)
 from .completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
 from .models import ModelCard, ModelList
 
@@ -32,6 +39,7 @@ __all__ = [
     "CompletionChoice",
     "CompletionLogprobs",
     "CompletionRequest",
+    "CompletionTokensDetails",
     "CompletionUsage",
     "GenerationRequest",
     "ModelCard",

@@ -279,7 +279,13 @@ class ChatCompletionRequest(GenerationRequest):
     modalities: list[Literal["text", "audio"]] | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
-    reasoning_effort: StrictStr | None = None
+
+    # How a model thinks that can. `reasoning_effort` is OpenAI's; "none" turns thinking off where the template can do that.
+    # Ours: `reasoning_format` "auto" takes reasoning apart from the answer, "none" leaves the text as the model wrote it;
+    # `chat_template_kwargs` are further variables for the chat template, as other servers name them.
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_format: Literal["auto", "none"] = "auto"
+    chat_template_kwargs: dict[str, Any] | None = None
 
     # Bookkeeping of OpenAI's service: accepted, without effect on a local model.
     metadata: dict[str, str] | None = None
@@ -295,6 +301,16 @@ class ChatCompletionRequest(GenerationRequest):
         if not isinstance(value, (list, tuple)):
             return value
         return [item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item for item in value]
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _variables_are_names(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        for name in value or ():
+            if not name.isidentifier():
+                raise ValueError(f"{name!r} is no name of a variable")
+            if name in ("messages", "tools", "documents", "add_generation_prompt") or name.endswith("_token"):
+                raise ValueError(f"{name} is set by the request or the model")
+        return value
 
     @field_validator("messages")
     @classmethod
@@ -337,17 +353,22 @@ class TokenLogprob(TopLogprob):
 
 
 class ChoiceLogprobs(ResponseModel):
-    """Log-probabilities of the tokens of an answer, from the model's own distribution: before temperature and penalties."""
+    """Log-probabilities of the tokens of an answer, from the model's own distribution: before temperature and penalties.
+
+    `reasoning_content`: those of its reasoning, where that is kept apart.
+    """
 
     content: list[TokenLogprob] | None = None
     refusal: list[TokenLogprob] | None = None
+    reasoning_content: list[TokenLogprob] | None = None
 
 
 class ChatCompletionMessage(ResponseModel):
-    """What the model said."""
+    """What the model said. `reasoning_content`: what it thought before, where it marks that."""
 
     role: Literal["assistant"] = "assistant"
     content: str | None = None
+    reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[ToolCall] | None = None  # this and what follows: None from a local model, but there for code that looks
     function_call: FunctionCall | None = None
@@ -392,10 +413,12 @@ class ChatCompletion(ResponseModel):
 
 
 class ChoiceDelta(ResponseModel):
-    """What a chunk adds to an answer. The first has the role, the following have text, the last has neither."""
+    """What a chunk adds to an answer. The first has the role, the following have text (of the reasoning, then of the
+    answer), the last has neither."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     refusal: str | None = None
     tool_calls: list[Any] | None = None
     function_call: Any | None = None
