@@ -124,10 +124,10 @@ static layer make_layer(size_t i)
     case 3: return make_mamba(112, 16, 8, false);
     case 4: return make_mamba(70, 5, 3, true);
     case 5: return make_mamba2(4, 32, 24, 2, true);
-    case 6: return make_mamba2(2, 64, 128, 1, false);
+    case 6: return make_mamba2(2, 52, 20, 1, false);
     case 7: return make_mamba2(3, 5, 17, 3, true);
     case 8: return make_delta_net(2, 20, 4, 24, true);
-    case 9: return make_delta_net(1, 128, 1, 128, false);
+    case 9: return make_delta_net(1, 30, 1, 64, false);
     case 10: return make_delta_net(2, 16, 6, 70, false);
     default: return make_delta_net(3, 7, 3, 9, true);
     }
