@@ -34,21 +34,39 @@ size_t ct_columns_floats(size_t n_rows, size_t n_cols)
     return ct_add_ok(n_cols, CT_STATE_COLS - 1, &cols) && ct_mul_ok(round_cols(n_cols), n_rows, &floats) ? floats : 0;
 }
 
-/* The part of a state that belongs to the convolution; the matrices start behind it. */
-static size_t conv_floats(const ct_conv *conv) { return ct_columns_floats(conv->width - 1, conv->n_channels); }
+/* The part of a state that belongs to the convolution; the matrices start behind it. 0: not a convolution that there can be. */
+static size_t conv_floats(const ct_conv *conv)
+{
+    bool width_ok = conv->width >= CT_MIN_CONV_WIDTH && conv->width <= CT_MAX_CONV_WIDTH;
+    return width_ok ? ct_columns_floats(conv->width - 1, conv->n_channels) : 0;
+}
 
-/* A state with n matrices [n_rows, n_cols] */
-static size_t state_floats(const ct_conv *conv, size_t n, size_t n_rows, size_t n_cols)
+/* A state whose convolution has n_channels, with n matrices [n_rows, n_cols] */
+static size_t state_floats(const ct_conv *conv, size_t n_channels, size_t n, size_t n_rows, size_t n_cols)
 {
     size_t before = conv_floats(conv), matrix = ct_columns_floats(n_rows, n_cols), all, sum;
-    if (before == 0 || matrix == 0 || !ct_mul_ok(n, matrix, &all) || !ct_add_ok(before, all, &sum)) return 0;
+    if (conv->n_channels != n_channels || before == 0 || matrix == 0 || !ct_mul_ok(n, matrix, &all) || !ct_add_ok(before, all, &sum)) return 0;
     return sum;
 }
 
 size_t ct_short_conv_state_floats(const ct_conv *conv) { return conv_floats(conv); }
-size_t ct_mamba_state_floats(const ct_mamba *m) { return state_floats(&m->conv, 1, m->d_state, m->d_inner); }
-size_t ct_mamba2_state_floats(const ct_mamba2 *m) { return state_floats(&m->conv, m->n_heads, m->d_state, m->d_inner / m->n_heads); }
-size_t ct_delta_net_state_floats(const ct_delta_net *d) { return state_floats(&d->conv, d->n_v_heads, d->d_k, d->d_v); }
+size_t ct_mamba_state_floats(const ct_mamba *m) { return state_floats(&m->conv, m->d_inner, 1, m->d_state, m->d_inner); }
+
+size_t ct_mamba2_state_floats(const ct_mamba2 *m)
+{
+    size_t bc, channels;
+    if (m->n_heads == 0 || m->n_groups == 0 || m->d_inner % m->n_heads != 0 || m->n_heads % m->n_groups != 0) return 0;
+    if (!ct_mul_ok(m->n_groups, m->d_state, &bc) || !ct_mul_ok(bc, 2, &bc) || !ct_add_ok(bc, m->d_inner, &channels)) return 0;
+    return state_floats(&m->conv, channels, m->n_heads, m->d_state, m->d_inner / m->n_heads);
+}
+
+size_t ct_delta_net_state_floats(const ct_delta_net *d)
+{
+    size_t qk, v, channels;
+    if (d->n_k_heads == 0 || d->n_v_heads == 0 || d->n_v_heads % d->n_k_heads != 0) return 0;
+    if (!ct_mul_ok(d->n_k_heads, d->d_k, &qk) || !ct_mul_ok(qk, 2, &qk) || !ct_mul_ok(d->n_v_heads, d->d_v, &v)) return 0;
+    return ct_add_ok(qk, v, &channels) ? state_floats(&d->conv, channels, d->n_v_heads, d->d_k, d->d_v) : 0;
+}
 
 /* Asks for n elements of each of n_rows rows: neighbouring rows are too far apart for the CPU to foresee them. */
 static void prefetch_rows(const float *x, size_t stride, size_t n_rows, size_t n)
