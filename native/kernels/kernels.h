@@ -113,6 +113,7 @@ typedef struct ct_delta_tile {
     const float *v;             /* [n_tok, d_v] */
     size_t qk_stride, v_stride;
     const float *decay, *beta;  /* [n_tok] */
+    const float *qk;            /* [n_tok] products q·k */
     float *state;               /* [d_v/16, d_k, 16] */
     float *o;                   /* [n_tok, d_v] */
     size_t o_stride;
@@ -231,9 +232,7 @@ typedef struct ct_kernels {
     /* ---- recurrent layers ----
      * Tokens in order, each from the state that the one before it left: so the result does not depend on how they were grouped.
      * A state matrix s[i][j], i < n_rows, j < n_cols, lies by columns, 16 of them side by side: element i, j at
-     * [j / 16][i][j % 16]; columns that fill up the last 16 hold anything. A "4-way sum" over i of products keeps 4 partial
-     * results, element i in partial i % 4, fma, ascending, from +0, and ends with (p[0] + p[1]) + (p[2] + p[3]).
-     * Sizes may be anything, 0 included. */
+     * [j / 16][i][j % 16]; columns that fill up the last 16 hold anything. Sizes may be anything, 0 included. */
     void (*sigmoid)(float *y, const float *x, size_t n);  /* y = 1.0f / (1.0f + exp(-x)). y may be x. */
     void (*softplus)(float *y, const float *x, size_t n);
         /* log(1 + exp(x)): e = exp(-|x|);  u = e / (2.0f + e);  z = u * u;  p = 0x1.dbcb6cp-4f;  p = fma(p, z, c) for
@@ -253,8 +252,9 @@ typedef struct ct_kernels {
         /* per column j: xd = x[j] * dt;  state[i][j] = fma(b[i], xd, state[i][j] * decay);
          * s = +0;  s = fma(c[i], state[i][j], s), i ascending;  y[j] = fma(d, x[j], s) */
     void (*delta_scan)(const ct_delta_tile *tile);
-        /* per column j: s = 4-way sum over i of k[i] * state[i][j];  delta = fma(-decay, s, v[j]) * beta;
-         * state[i][j] = fma(k[i], delta, state[i][j] * decay);  o[j] = 4-way sum over i of q[i] * state[i][j] */
+        /* per column j, from +0, i ascending: sk = fma(k[i], state[i][j], sk);  sq = fma(q[i], state[i][j], sq);  then
+         * delta = fma(-decay, sk, v[j]) * beta;  o[j] = fma(qk, delta, sq * decay);
+         * state[i][j] = fma(k[i], delta, state[i][j] * decay) */
 } ct_kernels;
 
 /* The set by name, or the best one for name == NULL. NULL when the CPU (or this build) does not have it. */

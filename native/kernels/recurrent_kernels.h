@@ -227,72 +227,69 @@ static void ssd_scan(const ct_ssd_tile *m)
 
 /* ---- gated delta rule ------------------------------------------------------------------------------------------------ */
 
-static ALWAYS_INLINE f32x16 v_sum4(const f32x16 p[4]) { return v_add(v_add(p[0], p[1]), v_add(p[2], p[3])); }
+/* What a token does to n_blocks times 16 columns of a state once its delta is known. */
+typedef struct delta_update {
+    const float *k;
+    f32x16 decay, delta[STATE_GROUP];
+} delta_update;
+
+/* One pass over the columns: where `update`, they take the token before; where `read`, the sums over k and q of this one follow. */
+static ALWAYS_INLINE void delta_pass(float *state, const size_t n_rows, const size_t n_blocks, const bool update, const delta_update *u,
+                                     const bool read, const float *key, const float *q, f32x16 sum_k[STATE_GROUP],
+                                     f32x16 sum_q[STATE_GROUP])
+{
+    f32x16 sk[STATE_GROUP], sq[STATE_GROUP], delta[STATE_GROUP];
+    UNROLL
+    for (size_t k = 0; k < n_blocks; k++) {
+        sk[k] = sq[k] = v_zero();
+        if (update) delta[k] = u->delta[k];
+    }
+    for (size_t i = 0; i < n_rows; i++) {
+        const f32x16 by = update ? v_set1(u->k[i]) : v_zero();
+        const f32x16 key_i = read ? v_set1(key[i]) : v_zero(), q_i = read ? v_set1(q[i]) : v_zero();
+        UNROLL
+        for (size_t k = 0; k < n_blocks; k++) {
+            float *at = state + (k * n_rows + i) * 16;
+            f32x16 s = v_load(at);
+            if (update) {
+                s = v_fma(by, delta[k], v_mul(s, u->decay));
+                v_store(at, s);
+            }
+            if (read) {
+                sk[k] = v_fma(key_i, s, sk[k]);
+                sq[k] = v_fma(q_i, s, sq[k]);
+            }
+        }
+    }
+    if (!read) return;
+    UNROLL
+    for (size_t k = 0; k < n_blocks; k++) {
+        sum_k[k] = sk[k];
+        sum_q[k] = sq[k];
+    }
+}
 
 /* n_blocks times 16 columns from column `at` on, for all tokens. As to `all` and n: see ssd_rows. */
 static ALWAYS_INLINE void delta_columns(const ct_delta_tile *d, size_t at, const size_t n_blocks, const bool all, size_t n)
 {
-    const size_t n_rows = d->d_k;
+    float *state = d->state + at * d->d_k;
+    delta_update u;
     for (size_t t = 0; t < d->n_tok; t++) {
-        const float *q = d->q + t * d->qk_stride, *key = d->k + t * d->qk_stride;
-        float *state = d->state + at * n_rows;
-        f32x16 p[STATE_GROUP][4], delta[STATE_GROUP];
-        UNROLL
-        for (size_t k = 0; k < n_blocks; k++) {
-            UNROLL
-            for (size_t r = 0; r < 4; r++) p[k][r] = v_zero();
-        }
-        size_t i = 0;
-        for (; i + 4 <= n_rows; i += 4) {
-            UNROLL
-            for (size_t r = 0; r < 4; r++) {
-                f32x16 kr = v_set1(key[i + r]);
-                UNROLL
-                for (size_t k = 0; k < n_blocks; k++) p[k][r] = v_fma(kr, v_load(state + (k * n_rows + i + r) * 16), p[k][r]);
-            }
-        }
-        UNROLL
-        for (size_t r = 0; r < 3; r++) {
-            if (i + r >= n_rows) break;
-            UNROLL
-            for (size_t k = 0; k < n_blocks; k++)
-                p[k][r] = v_fma(v_set1(key[i + r]), v_load(state + (k * n_rows + i + r) * 16), p[k][r]);
-        }
-        f32x16 decay = v_set1(d->decay[t]);
+        const float *key = d->k + t * d->qk_stride, *q = d->q + t * d->qk_stride;
+        f32x16 sum_k[STATE_GROUP], sum_q[STATE_GROUP];
+        if (t == 0) delta_pass(state, d->d_k, n_blocks, false, &u, true, key, q, sum_k, sum_q);
+        else delta_pass(state, d->d_k, n_blocks, true, &u, true, key, q, sum_k, sum_q);
+        u.k = key;
+        u.decay = v_set1(d->decay[t]);
         UNROLL
         for (size_t k = 0; k < n_blocks; k++) {
             f32x16 v = v_load_some(d->v + t * d->v_stride + at + 16 * k, all, n);
-            delta[k] = v_mul(v_fma(v_neg(decay), v_sum4(p[k]), v), v_set1(d->beta[t]));
-            UNROLL
-            for (size_t r = 0; r < 4; r++) p[k][r] = v_zero();
+            u.delta[k] = v_mul(v_fma(v_neg(u.decay), sum_k[k], v), v_set1(d->beta[t]));
+            f32x16 o = v_fma(v_set1(d->qk[t]), u.delta[k], v_mul(sum_q[k], u.decay));
+            v_store_some(d->o + t * d->o_stride + at + 16 * k, o, all, n);
         }
-        for (i = 0; i + 4 <= n_rows; i += 4) {
-            UNROLL
-            for (size_t r = 0; r < 4; r++) {
-                f32x16 kr = v_set1(key[i + r]), qr = v_set1(q[i + r]);
-                UNROLL
-                for (size_t k = 0; k < n_blocks; k++) {
-                    float *at_state = state + (k * n_rows + i + r) * 16;
-                    f32x16 s = v_fma(kr, delta[k], v_mul(v_load(at_state), decay));
-                    v_store(at_state, s);
-                    p[k][r] = v_fma(qr, s, p[k][r]);
-                }
-            }
-        }
-        UNROLL
-        for (size_t r = 0; r < 3; r++) {
-            if (i + r >= n_rows) break;
-            UNROLL
-            for (size_t k = 0; k < n_blocks; k++) {
-                float *at_state = state + (k * n_rows + i + r) * 16;
-                f32x16 s = v_fma(v_set1(key[i + r]), delta[k], v_mul(v_load(at_state), decay));
-                v_store(at_state, s);
-                p[k][r] = v_fma(v_set1(q[i + r]), s, p[k][r]);
-            }
-        }
-        UNROLL
-        for (size_t k = 0; k < n_blocks; k++) v_store_some(d->o + t * d->o_stride + at + 16 * k, v_sum4(p[k]), all, n);
     }
+    if (d->n_tok > 0) delta_pass(state, d->d_k, n_blocks, true, &u, false, NULL, NULL, NULL, NULL);
 }
 
 static void delta_scan(const ct_delta_tile *d)

@@ -395,22 +395,19 @@ static void ssd_scan(const ct_ssd_tile *m)
         }
 }
 
-static float sum4(const float p[4]) { return (p[0] + p[1]) + (p[2] + p[3]); }
-
 static void delta_scan(const ct_delta_tile *d)
 {
     for (size_t t = 0; t < d->n_tok; t++)
         for (size_t j = 0; j < d->d_v; j++) {
             const float *q = d->q + t * d->qk_stride, *k = d->k + t * d->qk_stride;
-            float *state = d->state + column(j, d->d_k), p[4] = {0}, o[4] = {0};
-            for (size_t i = 0; i < d->d_k; i++) p[i % 4] = fmaf(k[i], state[i * CT_STATE_COLS], p[i % 4]);
-            float delta = fmaf(-d->decay[t], sum4(p), d->v[t * d->v_stride + j]) * d->beta[t];
+            float *state = d->state + column(j, d->d_k), sk = 0.0f, sq = 0.0f;
             for (size_t i = 0; i < d->d_k; i++) {
-                float *s = state + i * CT_STATE_COLS;
-                *s = fmaf(k[i], delta, *s * d->decay[t]);
-                o[i % 4] = fmaf(q[i], *s, o[i % 4]);
+                sk = fmaf(k[i], state[i * CT_STATE_COLS], sk);
+                sq = fmaf(q[i], state[i * CT_STATE_COLS], sq);
             }
-            d->o[t * d->o_stride + j] = sum4(o);
+            float delta = fmaf(-d->decay[t], sk, d->v[t * d->v_stride + j]) * d->beta[t];
+            d->o[t * d->o_stride + j] = fmaf(d->qk[t], delta, sq * d->decay[t]);
+            for (size_t i = 0; i < d->d_k; i++) state[i * CT_STATE_COLS] = fmaf(k[i], delta, state[i * CT_STATE_COLS] * d->decay[t]);
         }
 }
 

@@ -34,21 +34,39 @@ size_t ct_columns_floats(size_t n_rows, size_t n_cols)
     return ct_add_ok(n_cols, CT_STATE_COLS - 1, &cols) && ct_mul_ok(round_cols(n_cols), n_rows, &floats) ? floats : 0;
 }
 
-/* The part of a state that belongs to the convolution; the matrices start behind it. */
-static size_t conv_floats(const ct_conv *conv) { return ct_columns_floats(conv->width - 1, conv->n_channels); }
+/* The part of a state that belongs to the convolution; the matrices start behind it. 0: not a convolution that there can be. */
+static size_t conv_floats(const ct_conv *conv)
+{
+    bool width_ok = conv->width >= CT_MIN_CONV_WIDTH && conv->width <= CT_MAX_CONV_WIDTH;
+    return width_ok ? ct_columns_floats(conv->width - 1, conv->n_channels) : 0;
+}
 
-/* A state with n matrices [n_rows, n_cols] */
-static size_t state_floats(const ct_conv *conv, size_t n, size_t n_rows, size_t n_cols)
+/* A state whose convolution has n_channels, with n matrices [n_rows, n_cols] */
+static size_t state_floats(const ct_conv *conv, size_t n_channels, size_t n, size_t n_rows, size_t n_cols)
 {
     size_t before = conv_floats(conv), matrix = ct_columns_floats(n_rows, n_cols), all, sum;
-    if (before == 0 || matrix == 0 || !ct_mul_ok(n, matrix, &all) || !ct_add_ok(before, all, &sum)) return 0;
+    if (conv->n_channels != n_channels || before == 0 || matrix == 0 || !ct_mul_ok(n, matrix, &all) || !ct_add_ok(before, all, &sum)) return 0;
     return sum;
 }
 
 size_t ct_short_conv_state_floats(const ct_conv *conv) { return conv_floats(conv); }
-size_t ct_mamba_state_floats(const ct_mamba *m) { return state_floats(&m->conv, 1, m->d_state, m->d_inner); }
-size_t ct_mamba2_state_floats(const ct_mamba2 *m) { return state_floats(&m->conv, m->n_heads, m->d_state, m->d_inner / m->n_heads); }
-size_t ct_delta_net_state_floats(const ct_delta_net *d) { return state_floats(&d->conv, d->n_v_heads, d->d_k, d->d_v); }
+size_t ct_mamba_state_floats(const ct_mamba *m) { return state_floats(&m->conv, m->d_inner, 1, m->d_state, m->d_inner); }
+
+size_t ct_mamba2_state_floats(const ct_mamba2 *m)
+{
+    size_t bc, channels;
+    if (m->n_heads == 0 || m->n_groups == 0 || m->d_inner % m->n_heads != 0 || m->n_heads % m->n_groups != 0) return 0;
+    if (!ct_mul_ok(m->n_groups, m->d_state, &bc) || !ct_mul_ok(bc, 2, &bc) || !ct_add_ok(bc, m->d_inner, &channels)) return 0;
+    return state_floats(&m->conv, channels, m->n_heads, m->d_state, m->d_inner / m->n_heads);
+}
+
+size_t ct_delta_net_state_floats(const ct_delta_net *d)
+{
+    size_t qk, v, channels;
+    if (d->n_k_heads == 0 || d->n_v_heads == 0 || d->n_v_heads % d->n_k_heads != 0) return 0;
+    if (!ct_mul_ok(d->n_k_heads, d->d_k, &qk) || !ct_mul_ok(qk, 2, &qk) || !ct_mul_ok(d->n_v_heads, d->d_v, &v)) return 0;
+    return ct_add_ok(qk, v, &channels) ? state_floats(&d->conv, channels, d->n_v_heads, d->d_k, d->d_v) : 0;
+}
 
 /* Asks for n elements of each of n_rows rows: neighbouring rows are too far apart for the CPU to foresee them. */
 static void prefetch_rows(const float *x, size_t stride, size_t n_rows, size_t n)
@@ -279,7 +297,7 @@ size_t ct_delta_net_scratch_floats(const ct_delta_net *d)
 
 /* n_tok tokens of v head `head`, from row `row` of the batch on. */
 static void delta_head(const delta_job *j, size_t head, size_t row, size_t n_tok, float *conv_state, float *state, const float *q,
-                       const float *k, float *v)
+                       const float *k, const float *q_k, float *v)
 {
     const ct_delta_net *d = j->d;
     size_t stride = d->conv.n_channels, qk = round_cols(d->d_k), n = d->n_v_heads * d->d_v;
@@ -297,7 +315,7 @@ static void delta_head(const delta_job *j, size_t head, size_t row, size_t n_tok
                                v, round_cols(d->d_v));
     j->k->causal_conv(&c);
     ct_delta_tile tile = {.n_tok = n_tok, .d_k = d->d_k, .d_v = d->d_v, .q = q, .k = k, .v = v, .qk_stride = qk, .v_stride = round_cols(d->d_v),
-                          .decay = decay, .beta = beta, .state = state, .o = y, .o_stride = n};
+                          .decay = decay, .beta = beta, .qk = q_k, .state = state, .o = y, .o_stride = n};
     j->k->delta_scan(&tile);
     for (size_t t = 0; t < n_tok; t++, y += n) {
         j->k->rms_norm(y, y, d->norm, d->d_v, d->norm_eps);
@@ -315,7 +333,7 @@ static void delta_heads(void *ctx, size_t tile, int thread)
     size_t matrix = ct_columns_floats(d->d_k, d->d_v), q_at = k_head * d->d_k, k_at = q_at + d->n_k_heads * d->d_k;
     size_t v_head = d->tiled ? k_head : k_head * n_v, v_step = d->tiled ? d->n_k_heads : 1;
     float *q = j->scratch + (size_t)thread * j->scratch_floats, *k = q + TILE_TOKENS * qk, *v = k + TILE_TOKENS * qk;
-    float *matrices = run->state + conv_floats(&d->conv);
+    float *matrices = run->state + conv_floats(&d->conv), q_k[TILE_TOKENS];
     if (run->fresh) {
         clear_conv(&d->conv, run->state, q_at, d->d_k);
         clear_conv(&d->conv, run->state, k_at, d->d_k);
@@ -336,12 +354,13 @@ static void delta_heads(void *ctx, size_t tile, int thread)
         for (size_t t = 0; t < n_tok; t++) {
             j->k->l2_norm(q + t * qk, q + t * qk, d->d_k, d->l2_eps, j->q_factor);
             j->k->l2_norm(k + t * qk, k + t * qk, d->d_k, d->l2_eps, 1.0f);
+            j->k->gemm_f32(&q_k[t], 0, q + t * qk, 0, k + t * qk, 0, 1, d->d_k, 1);
         }
         for (size_t i = 0; i < n_v; i++) {
             size_t head = v_head + i * v_step;
             prefetch_rows(j->qkv + (row + n_tok) * stride + 2 * d->n_k_heads * d->d_k + head * d->d_v, stride, n_next, d->d_v);
             prefetch_rows(j->z + ((row + n_tok) * d->n_v_heads + head) * d->d_v, d->n_v_heads * d->d_v, n_next, d->d_v);
-            delta_head(j, head, row, n_tok, run->state, matrices + head * matrix, q, k, v);
+            delta_head(j, head, row, n_tok, run->state, matrices + head * matrix, q, k, q_k, v);
         }
     }
 }

@@ -39,7 +39,8 @@ typedef struct ct_conv {
 
 /* ---- short convolution (LFM2) ----------------------------------------------------------------------------------------- */
 
-size_t ct_short_conv_state_floats(const ct_conv *conv); /* these: 0 if it overflows */
+/* This and the others like it: 0 when the sizes do not fit together, are out of range or overflow. Nothing else checks them. */
+size_t ct_short_conv_state_floats(const ct_conv *conv);
 
 /* y = C * conv(B * x). bcx [n_tok, 3*n_channels]: B, C, x of each token; y [n_tok, n_channels]. */
 void ct_short_conv(const ct_exec *exec, const ct_conv *conv, const ct_state_run *runs, size_t n_runs, const float *bcx, float *y);
@@ -94,7 +95,7 @@ void ct_mamba2_mix(const ct_exec *exec, const ct_mamba2 *m, const ct_state_run *
 typedef struct ct_delta_net {
     ct_conv conv;         /* n_channels = 2*n_k_heads*d_k + n_v_heads*d_v: q, k, v */
     size_t n_k_heads, d_k;
-    size_t n_v_heads, d_v; /* n_v_heads is a multiple of n_k_heads */
+    size_t n_v_heads, d_v; /* n_v_heads: a multiple of n_k_heads */
     bool tiled;           /* v head h goes with k head h % n_k_heads (GGUF's qwen35); else with h / (n_v_heads / n_k_heads) */
     const float *a;       /* [n_v_heads] -exp(A_log) */
     const float *dt_bias; /* [n_v_heads] */

@@ -124,10 +124,10 @@ static layer make_layer(size_t i)
     case 3: return make_mamba(112, 16, 8, false);
     case 4: return make_mamba(70, 5, 3, true);
     case 5: return make_mamba2(4, 32, 24, 2, true);
-    case 6: return make_mamba2(2, 64, 128, 1, false);
+    case 6: return make_mamba2(2, 52, 20, 1, false);
     case 7: return make_mamba2(3, 5, 17, 3, true);
     case 8: return make_delta_net(2, 20, 4, 24, true);
-    case 9: return make_delta_net(1, 128, 1, 128, false);
+    case 9: return make_delta_net(1, 30, 1, 64, false);
     case 10: return make_delta_net(2, 16, 6, 70, false);
     default: return make_delta_net(3, 7, 3, 9, true);
     }
@@ -464,17 +464,39 @@ TEST(dt_is_taken_out_and_normalised)
     ct_exec_free(&exec);
 }
 
-TEST(sizes_that_overflow_are_zero)
+TEST(sizes_that_cannot_be_are_zero)
 {
     CHECK_UINT(ct_columns_floats(3, 17), 3 * 32);
     CHECK_UINT(ct_columns_floats(SIZE_MAX / 16, 17), 0);
     CHECK_UINT(ct_columns_floats(1, SIZE_MAX), 0);
-    ct_conv conv = {.width = 4, .n_channels = SIZE_MAX / 2};
-    CHECK_UINT(ct_short_conv_state_floats(&conv), 0);
-    conv.n_channels = 5;
-    CHECK_UINT(ct_short_conv_state_floats(&conv), 3 * 16);
-    CHECK_UINT(ct_mamba2_state_floats(&(ct_mamba2){.conv = conv, .d_inner = SIZE_MAX / 4, .d_state = 16, .n_heads = 2, .n_groups = 1}), 0);
-    CHECK_UINT(ct_delta_net_state_floats(&(ct_delta_net){.conv = conv, .n_k_heads = 1, .d_k = 3, .n_v_heads = 2, .d_v = 17}), 48 + 2 * 96);
+    CHECK_UINT(ct_short_conv_state_floats(&(ct_conv){.width = 4, .n_channels = 5}), 3 * 16);
+    CHECK_UINT(ct_short_conv_state_floats(&(ct_conv){.width = 4, .n_channels = SIZE_MAX / 2}), 0);
+    CHECK_UINT(ct_short_conv_state_floats(&(ct_conv){.width = CT_MAX_CONV_WIDTH + 1, .n_channels = 5}), 0);
+    CHECK_UINT(ct_short_conv_state_floats(&(ct_conv){.width = CT_MIN_CONV_WIDTH - 1, .n_channels = 5}), 0);
+
+    ct_mamba mamba = {.conv = {.width = 4, .n_channels = 20}, .d_inner = 20, .d_state = 7};
+    CHECK_UINT(ct_mamba_state_floats(&mamba), 3 * 32 + 7 * 32);
+    mamba.conv.n_channels = 21;
+    CHECK_UINT(ct_mamba_state_floats(&mamba), 0);
+
+    const ct_mamba2 mamba2 = {.conv = {.width = 4, .n_channels = 40 + 2 * 2 * 16}, .d_inner = 40, .d_state = 16, .n_heads = 4, .n_groups = 2};
+    CHECK_UINT(ct_mamba2_state_floats(&mamba2), 3 * 112 + 4 * 16 * 16);
+    ct_mamba2 other = mamba2;
+    other.n_heads = 0;
+    CHECK_UINT(ct_mamba2_state_floats(&other), 0);
+    other = mamba2, other.n_heads = 5;
+    CHECK_UINT(ct_mamba2_state_floats(&other), 0);
+    other = mamba2, other.n_groups = 0;
+    CHECK_UINT(ct_mamba2_state_floats(&other), 0);
+    other = mamba2, other.d_state = SIZE_MAX / 2;
+    CHECK_UINT(ct_mamba2_state_floats(&other), 0);
+
+    ct_delta_net delta = {.conv = {.width = 4, .n_channels = 2 * 3 + 2 * 17}, .n_k_heads = 1, .d_k = 3, .n_v_heads = 2, .d_v = 17};
+    CHECK_UINT(ct_delta_net_state_floats(&delta), 3 * 48 + 2 * 3 * 32);
+    delta.n_k_heads = 0;
+    CHECK_UINT(ct_delta_net_state_floats(&delta), 0);
+    delta.n_k_heads = 1, delta.d_v = SIZE_MAX / 2;
+    CHECK_UINT(ct_delta_net_state_floats(&delta), 0);
 }
 
 /* ---- kernels --------------------------------------------------------------------------------------------------------------- */
