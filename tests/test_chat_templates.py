@@ -3,11 +3,14 @@ each with one habit that real ones have."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import gguf_edit
 import pytest
+import tiny_models
 
-from cactus_py import TemplateError
+from cactus_py import Client, TemplateError
 from cactus_py.prompting.adapt import Adapter
 from cactus_py.prompting.fallback import FORMS, fallback
 from cactus_py.prompting.template import ChatTemplate
@@ -242,6 +245,21 @@ def test_llama_2_and_transcripts() -> None:
     template = ChatTemplate.from_metadata({"general.architecture": "gpt2"}, tokens=tokens, vocabulary={"</s>"})
     assert template.render(TURNS) == "S\n\nUser: A\n\nAssistant: B\n\nUser: C\n\nAssistant:"
     assert template.stop == ("\nUser:",)
+
+
+def test_a_template_for_tools_is_used_where_tools_are(tmp_path: Path) -> None:
+    """A file may hold two: the unnamed one, and one called tool_use."""
+    path = tiny_models.scripted_llama(tmp_path / "two.gguf", ["<|im_start|>", "rain"], special={}, template="plain")
+    gguf = gguf_edit.read(path)
+    gguf.set("tokenizer.chat_template.tool_use", gguf_edit.STRING, "with tools" + LOOP + SAY + CALLS + END)
+    gguf.set("tokenizer.chat_template", gguf_edit.STRING, "plain" + LOOP + SAY + END)
+    path.write_bytes(gguf.to_bytes())
+    with Client(path, threads=1) as client:
+        client.warm_up()
+        loaded = next(iter(client._core.backend._by_path.values()))  # type: ignore[attr-defined]
+        with loaded.in_use() as model:
+            assert model.detokenize(loaded.encoder.encode([user("A")])) == "plainu[A]"
+            assert model.detokenize(loaded.encoder.encode(ASKED)).startswith("with toolsu[A]a[](f:")
 
 
 def test_reasoning_that_is_given_back_reaches_the_template() -> None:

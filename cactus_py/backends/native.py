@@ -520,7 +520,7 @@ class _NativeReply(Reply):
     def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
         """The event's text, taken apart into reasoning and content."""
         mark = self._loaded.mark_of(token)
-        generated = "" if mark is not None or token.id < 0 else self._loaded.text_of(token)
+        generated = self._loaded.text_of(token) if markers.needs_text and mark is None and token.id >= 0 else ""
         pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
         if token.finish_reason is not None:
             pieces += markers.finish()
