@@ -76,6 +76,11 @@ class PromptEncoder:
         known.sort(key=lambda text: (-len(text), text))
         self._known = re.compile("|".join(map(re.escape, known))) if known else _NEVER
 
+    @property
+    def variables(self) -> frozenset[str]:
+        """Every name that the templates look up."""
+        return self._templates[False].variables | self._templates[True].variables
+
     def encode(
         self,
         messages: Sequence[Message],
