@@ -39,7 +39,7 @@ Message = dict[str, Any]
 Conversation = tuple[list[Message], "list[Any] | None"]  # messages and tool definitions
 Step = Callable[[list[Message], "list[Any] | None"], Conversation]
 
-_SEARCH_SECONDS = 3.0
+_SEARCH_SECONDS = 3.0  # of this thread's computing: what else the machine does changes no prompt
 _MAX_SHAPES = 256
 _TOOLS_TEXT = (
     "You may call these functions. To call one, write a JSON object with its name and its arguments between <tool_call> and "
@@ -85,7 +85,7 @@ class Adapter:
         tools = [_tool(_mark("tool", 0))] if with_tools else None
         wanted = {mark for i, message in enumerate(messages) for mark in _marks(i, message)}
         wanted |= {_mark("tool", 0)} if with_tools else set()
-        deadline = time.monotonic() + _SEARCH_SECONDS
+        deadline = time.thread_time() + _SEARCH_SECONDS
         seen: set[str] = set()
         lost: str | None = None
         for steps in _combinations(_relevant(messages, with_tools)):
@@ -108,7 +108,7 @@ class Adapter:
                     roles = (m["role"] for i, m in enumerate(messages) if missing & _marks(i, m))
                     role = next(roles, None)
                     lost = "a definition of a tool" if role is None else f'a message of the role "{role}"'
-            if time.monotonic() > deadline:
+            if time.thread_time() > deadline:
                 break
         if not lost:
             return ()  # it refuses: the real rendering will say so in the template's own words
