@@ -1,6 +1,7 @@
-"""Writes tests/data/peer/smollm2_float.json: what the weights of a quantised GGUF say when nothing else is rounded.
+"""Writes tests/data/peer/NAME_float.json: what the weights of a quantised GGUF say when nothing else is rounded.
 
     python scripts/make_float_references.py SmolLM2-135M-Instruct.Q4_1.gguf tests/data/peer/smollm2.json OUT.json
+    python scripts/make_float_references.py gemma-3-270m-q4_k_m.gguf tests/data/peer/gemma3.json OUT.json
 
 The matrices are dequantised by gguf-py and computed with in float32 by transformers (eager attention, no cache). Along the
 tokens that llama.cpp chose (smollm2.json, by make_peer_references.py) it records the log-probability of each, the best token
@@ -23,17 +24,60 @@ import transformers
 from gguf import GGUFReader
 from gguf.quants import dequantize
 from make_llama_variants import gguf_name, separate
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+GEMMA_NORMS = {
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "post_attention_norm", "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm", "q_norm": "attn_q_norm", "k_norm": "attn_k_norm",
+}  # fmt: skip
 
 
 def number(reader: GGUFReader, key: str) -> Any:
-    """A metadata value of the llama architecture."""
-    return reader.fields[f"llama.{key}"].contents()
+    """A metadata value of the model's architecture."""
+    return reader.fields[f"{reader.fields['general.architecture'].contents()}.{key}"].contents()
 
 
-def load(path: str) -> LlamaForCausalLM:
+def load(path: str) -> PreTrainedModel:
     """The model in float32."""
     reader = GGUFReader(path)
+    return {"llama": load_llama, "gemma3": load_gemma3}[reader.fields["general.architecture"].contents()](reader)
+
+
+def load_gemma3(reader: GGUFReader) -> PreTrainedModel:
+    """Gemma 3, of text: five layers with a window to one without."""
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    n_layers = number(reader, "block_count")
+    bases = {"full_attention": number(reader, "rope.freq_base"), "sliding_attention": 10000.0}
+    config = Gemma3TextConfig(
+        vocab_size=int(tensors["token_embd.weight"].shape[1]),
+        hidden_size=number(reader, "embedding_length"),
+        intermediate_size=number(reader, "feed_forward_length"),
+        num_hidden_layers=n_layers,
+        num_attention_heads=number(reader, "attention.head_count"),
+        num_key_value_heads=number(reader, "attention.head_count_kv"),
+        head_dim=number(reader, "attention.key_length"),
+        query_pre_attn_scalar=number(reader, "attention.key_length"),
+        max_position_embeddings=number(reader, "context_length"),
+        rms_norm_eps=number(reader, "attention.layer_norm_rms_epsilon"),
+        sliding_window=number(reader, "attention.sliding_window"),
+        layer_types=["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(n_layers)],
+        rope_parameters={kind: {"rope_type": "default", "rope_theta": base} for kind, base in bases.items()},
+        tie_word_embeddings=True,
+    )
+    config._attn_implementation = "eager"
+    model = Gemma3ForCausalLM(config).to(torch.float32).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            stem, parent = name.removesuffix(".weight").rsplit(".", 1)[-1], name.split(".")
+            layer = f"blk.{parent[2]}." if parent[1] == "layers" else ""
+            tensor = tensors[f"{layer}{GEMMA_NORMS[stem]}.weight" if stem in GEMMA_NORMS else gguf_name(name)]
+            rows = dequantize(tensor.data, tensor.tensor_type).reshape(value.shape).astype(np.float32)
+            value.copy_(torch.from_numpy(np.ascontiguousarray(rows - 1.0 if "norm" in name else rows)))
+    return model
+
+
+def load_llama(reader: GGUFReader) -> PreTrainedModel:
+    """Llama's architecture, tied or not."""
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     n_heads, n_kv_heads = number(reader, "attention.head_count"), number(reader, "attention.head_count_kv")
     config = LlamaConfig(
@@ -61,14 +105,14 @@ def load(path: str) -> LlamaForCausalLM:
     return model
 
 
-def log_probabilities(model: LlamaForCausalLM, ids: list[int], first: int) -> torch.Tensor:
+def log_probabilities(model: PreTrainedModel, ids: list[int], first: int) -> torch.Tensor:
     """Natural log-probabilities behind each token from position `first` on, in double."""
     with torch.no_grad():
         scores = model(torch.tensor([ids]), use_cache=False).logits[0, first:]
     return torch.log_softmax(scores.double(), -1)
 
 
-def along(model: LlamaForCausalLM, prompt: dict[str, Any]) -> dict[str, Any]:
+def along(model: PreTrainedModel, prompt: dict[str, Any]) -> dict[str, Any]:
     """One prompt's entry."""
     ids, tokens = prompt["ids"], prompt["tokens"]
     logs = log_probabilities(model, ids + tokens[:-1], len(ids) - 1)

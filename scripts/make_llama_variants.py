@@ -2,17 +2,20 @@
 
     python scripts/make_llama_variants.py tests/data/zoo/llama-variants [--peer-python PEER_PYTHON]
 
-Each variant is NAME.gguf with NAME.npz: `tokens`, `tokens_long` (int32) and `logits`, `logits_long` (float32 [T, vocab]) from
-transformers on CPU in float32 with eager attention and no cache. index.json keeps the configurations and, with --peer-python
-(a Python with llama-cpp-python), how far llama.cpp is from the same numbers: two independent readings of one file, so that a
-slip in this script's metadata or row order would show. A quantised tensor is read back before transformers gets it, so only
-the rounding of activations may differ there. Needs torch, transformers, gguf, numpy.
+Each variant is NAME.gguf, or NAME.gguf.xz where all is F32, with NAME.npz: `tokens`, `tokens_long` (int32) and `logits`,
+`logits_long` (float32 [T, vocab]) from transformers on CPU in float32 with eager attention and no cache; of the models that
+have one type of matrices throughout, F16 to MXFP4, only the short sequence. index.json keeps the configurations and, with
+--peer-python (a Python with llama-cpp-python), how far llama.cpp is from the same numbers: two independent readings of one
+file, so that a slip in this script's metadata or row order would show. A quantised tensor is read back before transformers
+gets it, so only the rounding of activations may differ there. The weights of F32 models are small integers times one scale,
+so that they take about 3 bits each once packed. Needs torch, transformers, gguf, numpy.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import math
 import subprocess
 import tempfile
@@ -43,6 +46,7 @@ class Variant:
     metadata: dict[str, Any] = field(default_factory=dict)
     types: dict[str, Q] = field(default_factory=dict)  # by the last parts of the tensor's name; others F32
     omit: tuple[str, ...] = ()  # metadata left out because a reader must know the default
+    suffixes: tuple[str, ...] = ("", "_long")  # the sequences that are kept
 
 
 def base(**changes: Any) -> dict[str, Any]:
@@ -115,6 +119,11 @@ VARIANTS = {
     ),
 }  # fmt: skip
 
+PARTS = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"]
+MATRICES = [f"{name}.weight" for name in ["token_embd", *PARTS]]
+for kind in (Q.F16, Q.BF16, Q.Q8_0, Q.Q4_0, Q.Q4_1, Q.Q5_0, Q.Q5_1, Q.IQ4_NL, Q.MXFP4):
+    VARIANTS[kind.name] = Variant(base(intermediate_size=96), types=dict.fromkeys(MATRICES, kind), suffixes=("",))
+
 NAMES = {
     "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
@@ -144,12 +153,14 @@ def separate(rows: NDArray[np.float32], n_heads: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(pairs.swapaxes(1, 2).reshape(rows.shape))
 
 
-def random_weights(model: LlamaForCausalLM, seed: int) -> None:
+def random_weights(model: LlamaForCausalLM, seed: int, few_levels: bool) -> None:
     """Draws weights under which a slip shows: sharp attention, norms and biases that matter."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.named_parameters():
             noise = torch.randn(value.shape, generator=generator)
+            if few_levels:
+                noise = torch.clamp(torch.round(1.6 * noise), -5, 5) / 1.6
             if "norm" in name:
                 value.copy_(1.0 + 0.2 * noise)
             elif name.endswith("bias"):
@@ -207,6 +218,18 @@ def add_metadata(writer: gguf.GGUFWriter, name: str, variant: Variant) -> None:
             writer.add_uint32(f"llama.{key}", value)
 
 
+def packed(rows: NDArray[np.float32], kind: Q) -> NDArray[Any]:
+    """The bytes of `rows` in a type: gguf-py's, but for IQ4_NL, which it only reads; there the scale is the largest value's."""
+    if kind != Q.IQ4_NL:
+        return quantize(rows, kind)
+    table = np.array(gguf.quants.IQ4_NL.kvalues, np.float32)
+    blocks = rows.reshape(-1, 32)
+    scales = (np.abs(blocks).max(-1, keepdims=True) / table.max()).astype(np.float16)
+    codes = np.abs((blocks / scales.astype(np.float32))[..., None] - table).argmin(-1).astype(np.uint8)
+    nibbles = codes[:, :16] | codes[:, 16:] << 4
+    return np.concatenate([scales.view(np.uint8), nibbles], -1).reshape(rows.shape[0], -1)
+
+
 def add_tensors(writer: gguf.GGUFWriter, model: LlamaForCausalLM, variant: Variant) -> None:
     """Stores each parameter in its type and puts what was stored back into the model."""
     heads = {"attn_q": variant.config["num_attention_heads"], "attn_k": variant.config["num_key_value_heads"]}
@@ -218,7 +241,7 @@ def add_tensors(writer: gguf.GGUFWriter, model: LlamaForCausalLM, variant: Varia
             if part in heads:
                 rows = interleave(rows, heads[part])
             kind = variant.types.get(target.split(".", 2)[-1] if target.startswith("blk.") else target, Q.F32)
-            raw = quantize(rows, kind)
+            raw = packed(rows, kind)
             writer.add_tensor(target, raw, raw_dtype=kind)
             stored = dequantize(raw, kind).reshape(rows.shape)
             value.copy_(torch.from_numpy(separate(stored, heads[part]) if part in heads else stored.copy()))
@@ -234,15 +257,22 @@ def reference_logits(model: LlamaForCausalLM, ids: NDArray[np.int32]) -> NDArray
 
 def peer_distance(python: str, path: Path, arrays: dict[str, NDArray[Any]]) -> dict[str, float]:
     """How far llama.cpp is from the reference on the same file: largest and root mean square difference of the scores."""
-    differences = []
+    differences, same = [], []
     with tempfile.TemporaryDirectory() as scratch:
         for suffix in ("", "_long"):
+            if "tokens" + suffix not in arrays:
+                continue
             ids, out = Path(scratch) / "ids.npy", Path(scratch) / "logits.npy"
             np.save(ids, arrays["tokens" + suffix])
             subprocess.run([python, str(PEER_SCRIPT), str(path), str(ids), str(out)], check=True)
             differences.append((np.load(out) - arrays["logits" + suffix]).ravel())
+            same.append(np.load(out).argmax(-1) == arrays["logits" + suffix].argmax(-1))
     diff = np.concatenate(differences).astype(np.float64)
-    return {"max_abs_diff": float(np.abs(diff).max()), "rms_diff": float(np.sqrt((diff**2).mean()))}
+    return {
+        "max_abs_diff": float(np.abs(diff).max()),
+        "rms_diff": float(np.sqrt((diff**2).mean())),
+        "argmax_fraction": float(np.concatenate(same).mean()),
+    }
 
 
 def make(name: str, variant: Variant, out: Path, seed: int, peer_python: str | None) -> dict[str, Any]:
@@ -250,7 +280,7 @@ def make(name: str, variant: Variant, out: Path, seed: int, peer_python: str | N
     config = LlamaConfig(**variant.config)
     config._attn_implementation = "eager"
     model = LlamaForCausalLM(config).to(torch.float32).eval()
-    random_weights(model, seed)
+    random_weights(model, seed, few_levels=not variant.types)
     path = out / f"{name}.gguf"
     writer = gguf.GGUFWriter(str(path), "llama")
     add_metadata(writer, name, variant)
@@ -263,12 +293,14 @@ def make(name: str, variant: Variant, out: Path, seed: int, peer_python: str | N
     rng = np.random.default_rng(seed)
     arrays: dict[str, NDArray[Any]] = {}
     for suffix, n_tokens in (("", 21), ("_long", 75)):
+        if suffix not in variant.suffixes:
+            continue
         ids = rng.integers(N_SPECIAL, N_VOCAB, n_tokens, dtype=np.int32)
         ids[0] = config.bos_token_id
         arrays["tokens" + suffix] = ids
         arrays["logits" + suffix] = reference_logits(model, ids)
     np.savez_compressed(out / f"{name}.npz", **arrays)  # type: ignore[arg-type]
-    scores = np.sort(np.concatenate([arrays["logits"], arrays["logits_long"]]), axis=-1)
+    scores = np.sort(np.concatenate([arrays["logits" + s] for s in variant.suffixes]), axis=-1)
     entry: dict[str, Any] = {
         "config": variant.config,
         "types": {tensor: kind.name for tensor, kind in variant.types.items()},
@@ -277,6 +309,10 @@ def make(name: str, variant: Variant, out: Path, seed: int, peer_python: str | N
     }
     if peer_python is not None:
         entry["llama_cpp"] = peer_distance(peer_python, path, arrays)
+    if not variant.types:
+        (out / f"{name}.gguf.xz").write_bytes(lzma.compress(path.read_bytes(), preset=9 | lzma.PRESET_EXTREME))
+        path.unlink()
+        path = out / f"{name}.gguf.xz"
     print(f"{name}: {path.stat().st_size} bytes, {entry.get('llama_cpp')}", flush=True)
     return entry
 

@@ -1,11 +1,13 @@
-"""Writes tests/data/peer/smollm2.json: what llama.cpp answers on the same GGUF that our engine runs.
+"""Writes tests/data/peer/NAME.json: what llama.cpp answers on the same GGUF that our engine runs.
 
     PEER_PYTHON scripts/make_peer_references.py SmolLM2-135M-Instruct.Q4_1.gguf tests/data/peer/smollm2.json
+    PEER_PYTHON scripts/make_peer_references.py gemma-3-270m-q4_k_m.gguf tests/data/peer/gemma3.json --base
 
 PEER_PYTHON is a Python with llama-cpp-python 0.3.36 compiled on the machine itself (no other dependency but numpy). Recorded
 are greedy continuations (scores straight from the context, argmax, no penalties, end tokens are tokens like any other), with
 the distance of the two best scores at every step, so that a comparison knows where a different rounding may tip the choice;
-and the perplexity of English text. The prompts are below, the long ones end in excerpts of tests/data/text.
+and the perplexity of English text. The prompts are below, the long ones end in excerpts of tests/data/text. --base: a model that
+was not taught to chat gets those without chat markup, and each window of the text begins with its first token (<bos>).
 """
 
 from __future__ import annotations
@@ -46,8 +48,25 @@ def excerpt(name: str, start: int, n_chars: int) -> str:
     return text[begin : begin + n_chars]
 
 
-def prompts() -> dict[str, str]:
+def prompts(base: bool) -> dict[str, str]:
     """Name -> text, special tokens written out."""
+    plain = {
+        "plain-list": "Seven things to pack for a winter hike:\n1.",
+        "plain-poem": "The lighthouse in the fog\n\nAll night the lamp goes round and round,\n",
+        "plain-question": "Question: What is the capital of Portugal?\nAnswer:",
+        "plain-python": "def fibonacci(n):\n    \"\"\"The n-th Fibonacci number, without recursion.\"\"\"\n",
+        "plain-french": "English: The library closes at six, but the garden stays open.\nFrançais :",
+        "plain-json": '{"name": "telephone", "year": 1876, "inventor": "Alexander Graham Bell"}\n{"name": "light bulb", "year":',
+        "plain-letter": "Dear Ms Keller,\n\nthank you for your letter of 3 March. I am sorry to hear that",
+        "plain-dialogue": "Ines: My name is Ines and I keep bees.\nTom: Nice to meet you! How many hives do you have?\nInes:",
+        "long-passage": excerpt("alice.txt", 4000, 5200),
+    }
+    everything = all_prompts()
+    return plain | {name: text for name, text in everything.items() if "<|im_start|>" not in text} if base else everything
+
+
+def all_prompts() -> dict[str, str]:
+    """For a model that chats in SmolLM's format."""
     return {
         "chat-sky": chat("Why is the sky blue? Answer in two sentences."),
         "chat-capital": chat("What is the capital of Portugal?"),
@@ -101,16 +120,18 @@ def greedy(peer: Peer, ids: list[int]) -> dict[str, list[Any]]:
     return {"tokens": tokens, "logprobs": logprobs, "margins": margins}
 
 
-def perplexity(peer: Peer) -> dict[str, Any]:
-    """Sum of -log p over windows of the texts, each from an empty cache; the first token of a window is given, not scored."""
+def perplexity(peer: Peer, first: list[int]) -> dict[str, Any]:
+    """Sum of -log p over windows of the texts, each from an empty cache; the first token of a window is given, not scored.
+    `first`: what each begins with before its share of the text."""
     ids: list[int] = []
+    n_text = WINDOW_TOKENS - len(first)
     for name in TEXTS:
         ids += peer.tokenize((TEXT_DIR / name).read_text(encoding="utf-8"), add_special=False, parse_special=False)
     windows: list[dict[str, Any]] = []
     for i in range(N_WINDOWS):
-        window = ids[i * WINDOW_TOKENS : (i + 1) * WINDOW_TOKENS]
+        window = first + ids[i * n_text : (i + 1) * n_text]
         if len(window) < WINDOW_TOKENS:
-            raise SystemExit(f"the texts give {len(ids)} tokens, {N_WINDOWS * WINDOW_TOKENS} are needed")
+            raise SystemExit(f"the texts give {len(ids)} tokens, {N_WINDOWS * n_text} are needed")
         scores = peer.logits(window)
         logprobs = log_softmax(scores[:-1])[np.arange(len(window) - 1), window[1:]]
         windows.append({"n_scored": len(window) - 1, "nll_sum": float(-logprobs.sum()), "ids": window})
@@ -126,15 +147,15 @@ def perplexity(peer: Peer) -> dict[str, Any]:
     }
 
 
-def main(model: str, out: str) -> None:
+def main(model: str, out: str, base: bool) -> None:
     """Runs the peer over all prompts and windows and writes the file."""
     with Peer(model, threads=2, n_ctx=WINDOW_TOKENS, n_batch=512, extra_buffers=False) as peer:
         results = []
-        for name, text in prompts().items():
+        for name, text in prompts(base).items():
             ids = peer.tokenize(text, add_special=True, parse_special=True)
             results.append({"name": name, "text": text, "ids": ids, **greedy(peer, ids)})
             print(f"{name}: {len(ids)} + {N_TOKENS} tokens, smallest margin {min(results[-1]['margins']):.4f}", flush=True)
-        ppl = perplexity(peer)
+        ppl = perplexity(peer, peer.tokenize("", add_special=True, parse_special=False) if base else [])
         print(f"perplexity {ppl['perplexity']:.6f} over {ppl['n_scored']} tokens")
     settings = {
         "n_ctx": WINDOW_TOKENS, "n_batch": 512, "n_ubatch": 512, "threads": 2, "flash_attention": "off", "kv": "f16",
@@ -152,6 +173,7 @@ def main(model: str, out: str) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--base"]
+    if len(arguments) != 2:
         raise SystemExit(__doc__)
-    main(sys.argv[1], sys.argv[2])
+    main(*arguments, base="--base" in sys.argv)

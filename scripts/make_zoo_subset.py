@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-DECODERS = ["llama", "llama-rope3"]
-QUANTISED = {"llama-quant": ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]}
+DECODERS = ["llama"]
+QUANTISED = {"llama-quant": ["Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_XS", "TQ1_0", "TQ2_0"]}
 
 
 def copy_decoder(source: Path, target: Path, name: str) -> None:

@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that asks for real weights."""
     for item in items:
-        if "smollm2_path" in getattr(item, "fixturenames", ()):
+        if {"smollm2_path", "gemma3_path"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.weights)
 
 
@@ -67,16 +67,27 @@ def weights_home() -> Path:
     return cache / "cactus-py-tests"
 
 
-@pytest.fixture(scope="session")
-def smollm2_path(weights_home: Path) -> Path:
-    """SmolLM2-135M-Instruct Q4_1, fetched through the catalog where it is not there yet."""
+def fetched(name: str, weights_home: Path) -> Path:
+    """A model of the catalog, fetched where it is not there yet."""
     from cactus_py import hub
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("HOME", "PIP_CONFIG_FILE", *(f"XDG_{kind}_HOME" for kind in ("CONFIG", "DATA", "CACHE", "STATE"))):
-            if name in ORIGINAL:
-                patch.setenv(name, ORIGINAL[name])
+        for variable in ("HOME", "PIP_CONFIG_FILE", *(f"XDG_{kind}_HOME" for kind in ("CONFIG", "DATA", "CACHE", "STATE"))):
+            if variable in ORIGINAL:
+                patch.setenv(variable, ORIGINAL[variable])
             else:
-                patch.delenv(name, raising=False)
+                patch.delenv(variable, raising=False)
         patch.setenv("CACTUS_PY_HOME", str(weights_home))
-        return Path(hub.resolve("smollm2-135m-instruct", pull=True))
+        return Path(hub.resolve(name, pull=True))
+
+
+@pytest.fixture(scope="session")
+def smollm2_path(weights_home: Path) -> Path:
+    """SmolLM2-135M-Instruct Q4_1."""
+    return fetched("smollm2-135m-instruct", weights_home)
+
+
+@pytest.fixture(scope="session")
+def gemma3_path(weights_home: Path) -> Path:
+    """Gemma 3 270M (base) Q4_K_M."""
+    return fetched("gemma-3-270m", weights_home)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from openai import types as openai_types
 from openai.types import chat as openai_chat
+from packed import unpacked
 
 from cactus_py import (
     AsyncClient,
@@ -568,14 +569,14 @@ def test_threads_share_a_client_and_load_a_model_once(tiny: Path, monkeypatch: p
 
 
 def test_models_by_path_share_what_is_loaded(tiny: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = zoo / "llama-rope3" / "llama-rope3.f32.gguf"
+    other = unpacked(zoo / "decoders" / "llama-rope3.gguf.xz")
     with Client(tiny, threads=1) as client:
         assert client.chat("Hello", max_tokens=1).model == "llama.f32"
-        assert client.chat("Hello", max_tokens=1, model=str(other)).model == "llama-rope3.f32"
-        assert client.chat("Hello", max_tokens=1, model="llama-rope3.f32").model == "llama-rope3.f32"
+        assert client.chat("Hello", max_tokens=1, model=str(other)).model == "llama-rope3"
+        assert client.chat("Hello", max_tokens=1, model="llama-rope3").model == "llama-rope3"
         monkeypatch.chdir(tiny.parent)
         assert client.chat("Hello", max_tokens=1, model="llama.f32.gguf").model == "llama.f32"
-        assert [card.id for card in client.models.list().data] == ["llama-rope3.f32", "llama.f32"]
+        assert [card.id for card in client.models.list().data] == ["llama-rope3", "llama.f32"]
         assert client.models.retrieve("llama.f32").created == int(tiny.stat().st_mtime)
         with pytest.raises(UnknownModelError, match='no model "gpt"'):
             client.models.retrieve("gpt")

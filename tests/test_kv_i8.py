@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from packed import unpacked
 
 from cactus_py.engine import Model, kernels_available
 
 FILES = {
     "llama": "llama/llama.f32.gguf",
-    "Q4_1": "llama-quant/llama-quant.Q4_1.gguf",
-    "odd": "llama-variants/odd.gguf",  # heads of 12 elements: one short block
-    "untied-gqa": "llama-variants/untied-gqa.gguf",
+    "Q4_1": "llama-variants/Q4_1.gguf",
+    "odd": "llama-variants/odd.gguf.xz",  # heads of 12 elements: one short block
+    "untied-gqa": "llama-variants/untied-gqa.gguf.xz",
 }
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
 
@@ -32,7 +33,7 @@ def opened(zoo: Path) -> Iterator[Opener]:
 
     def load(name: str, **options: Any) -> Model:
         settings: dict[str, Any] = {"threads": 2, "kv_type": "i8"} | options
-        models.append(Model.load(zoo / FILES[name], **settings))
+        models.append(Model.load(unpacked(zoo / FILES[name]), **settings))
         return models[-1]
 
     yield load
@@ -65,7 +66,7 @@ def test_scores_move_by_the_rounding_of_eight_bits(opened: Opener, name: str) ->
     scores = {kind: model.logits(ids) for kind, model in models.items()}
     off = {kind: rms(scores[kind] - scores["f32"]) for kind in ("f16", "i8")}
     assert 8 * off["f16"] < off["i8"] < 32 * off["f16"]
-    assert off["i8"] < 0.03 * float(scores["f32"].std())
+    assert off["i8"] < 0.04 * float(scores["f32"].std())
 
 
 @pytest.mark.parametrize("kernels", kernels_available())
@@ -122,5 +123,5 @@ def test_requests_that_give_way_say_the_same(opened: Opener) -> None:
 def test_auto_is_never_eight_bits(zoo: Path) -> None:
     """What saves memory at a price has to be asked for."""
     for name, kind in (("llama", "f32"), ("Q4_1", "f16")):
-        with closing(Model.load(zoo / FILES[name], threads=1)) as model:
+        with closing(Model.load(unpacked(zoo / FILES[name]), threads=1)) as model:
             assert model.info.kv_type == kind

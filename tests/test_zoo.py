@@ -13,14 +13,21 @@ import numpy as np
 import pytest
 from gguf_edit import F32, U32
 from numpy.typing import NDArray
+from packed import unpacked
 
 from cactus_py.engine import Model, kernels_available
 
 KERNELS = kernels_available()
-DECODERS = ["llama", "llama-rope3"]
-QUANTISED = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"]
+ZOO = Path(__file__).parent / "data" / "zoo"
+QUANTISED = ["Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_XS", "TQ1_0", "TQ2_0"]
+TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"]
 VARIANTS = ["linear", "yarn", "yarn-attn", "bias", "untied-gqa", "odd"]
+ABOUT: dict[str, dict[str, Any]] = json.loads((ZOO / "decoders" / "index.json").read_text(encoding="utf-8"))["models"]
+ARCHITECTURES = list(ABOUT)
 SUFFIXES = ["", "_1", "_long"]
+MAIN_TYPES = {"mixed": "Q4_0"} | {kind: kind.removesuffix("_M") for kind in QUANTISED} | {kind: kind for kind in TYPES}
+GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
+EOS = 1  # of every model in decoders/
 
 # transformers and llama.cpp differ by up to 9e-5 on these files: the order of sums. Twice that, still far below any slip
 # (test_metadata_matters), and below half the gap of the two best scores except at one position of "yarn".
@@ -30,12 +37,19 @@ TOLERANCE_LLAMA = 1e-4
 
 def files(zoo: Path) -> dict[str, Path]:
     """Every model file by a short name."""
-    named = {name: zoo / name / f"{name}.f32.gguf" for name in DECODERS}
+    named = {"llama": zoo / "llama" / "llama.f32.gguf"}
     named |= {kind: zoo / "llama-quant" / f"llama-quant.{kind}.gguf" for kind in QUANTISED}
-    return named | {name: zoo / "llama-variants" / f"{name}.gguf" for name in [*VARIANTS, "mixed"]}
+    named |= {name: zoo / "llama-variants" / f"{name}.gguf" for name in ["mixed", *TYPES]}
+    named |= {name: zoo / "llama-variants" / f"{name}.gguf.xz" for name in VARIANTS}
+    return named | {name: zoo / "decoders" / f"{name}.gguf.xz" for name in ARCHITECTURES}
 
 
-ALL_FILES = list(files(Path()))
+ALL_FILES = list(files(ZOO))
+
+
+def model_file(zoo: Path, name: str) -> Path:
+    """The file of that name, ready to be opened."""
+    return unpacked(files(zoo)[name])
 
 
 @contextmanager
@@ -52,14 +66,20 @@ def tokens_of(zoo: Path, name: str, suffix: str = "") -> list[int]:
 
 def golden(zoo: Path, name: str) -> dict[str, NDArray[Any]]:
     """The arrays that belong to a file."""
-    if name in DECODERS:
+    if name == "llama":
         path = zoo / name / f"{name}.npz"
     elif name in QUANTISED:
         path = zoo / "llama-quant" / "llama-quant.npz"
     else:
-        path = zoo / "llama-variants" / f"{name}.npz"
+        path = zoo / ("decoders" if name in ABOUT else "llama-variants") / f"{name}.npz"
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+def longest_tokens(zoo: Path, name: str) -> list[int]:
+    """The longest golden sequence of a file."""
+    arrays = golden(zoo, name)
+    return [int(token) for token in arrays.get("tokens_long", arrays["tokens"])]
 
 
 def assert_same_argmax(ours: NDArray[np.float32], wanted: NDArray[np.float32], tolerance: float) -> None:
@@ -74,12 +94,12 @@ def assert_same_argmax(ours: NDArray[np.float32], wanted: NDArray[np.float32], t
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-@pytest.mark.parametrize("name", [*DECODERS, *VARIANTS])
+@pytest.mark.parametrize("name", ["llama", *VARIANTS])
 def test_float_models_match_transformers(zoo: Path, name: str, kernels: str) -> None:
     """Scores of every position, read in one batch and one token at a time."""
-    tolerance = TOLERANCE_LLAMA if name in DECODERS else TOLERANCE
+    tolerance = TOLERANCE_LLAMA if name == "llama" else TOLERANCE
     arrays = golden(zoo, name)
-    with opened(files(zoo)[name], kernels=kernels) as model:
+    with opened(model_file(zoo, name), kernels=kernels) as model:
         for suffix in (s for s in SUFFIXES if f"tokens{s}" in arrays):
             wanted = arrays[f"logits{suffix}"]
             for chunk in (0, 1):
@@ -87,6 +107,54 @@ def test_float_models_match_transformers(zoo: Path, name: str, kernels: str) -> 
                 assert ours.dtype == np.float32 and ours.shape == wanted.shape
                 assert np.abs(ours - wanted).max() < tolerance, (suffix, chunk)
                 assert_same_argmax(ours, wanted, tolerance)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != "gpt-oss-mxfp4"])
+def test_architectures_match_transformers(zoo: Path, name: str, kernels: str) -> None:
+    """As above, for one tiny model of each kind: part of the scores of every position, and which is the best."""
+    arrays = golden(zoo, name)
+    with opened(model_file(zoo, name), kernels=kernels) as model:
+        for suffix in SUFFIXES:
+            ids = tokens_of(zoo, name, suffix)
+            wanted, best, gap = (arrays[f"{key}{suffix}"] for key in ("logits", "best", "gap"))
+            for chunk in (0, 1):
+                ours = model.logits(ids, chunk=chunk)
+                assert ours.dtype == np.float32 and len(ours) == len(ids)
+                stride = round(ours.shape[1] / wanted.shape[1])
+                kept = np.stack([row[t % stride :: stride] for t, row in enumerate(ours)])
+                assert np.abs(kept - wanted).max() < TOLERANCE, (suffix, chunk)
+                clear = gap > 2 * TOLERANCE
+                assert clear.sum() >= len(clear) - 1
+                assert np.array_equal(ours.argmax(-1)[clear], best[clear])
+
+
+def test_architecture_with_mxfp4_experts(zoo: Path) -> None:
+    """4-bit experts are multiplied with 8-bit activations: as near to transformers as llama.cpp is."""
+    name = "gpt-oss-mxfp4"
+    arrays = golden(zoo, name)
+    differences = []
+    with opened(model_file(zoo, name)) as model:
+        for suffix in SUFFIXES:
+            wanted = arrays[f"logits{suffix}"]
+            ours = model.logits(tokens_of(zoo, name, suffix))
+            stride = round(ours.shape[1] / wanted.shape[1])
+            differences += [row[t % stride :: stride] - wanted[t] for t, row in enumerate(ours)]
+    assert rms(np.concatenate(differences)) <= 1.2 * ABOUT[name]["llama_cpp"]["rms_diff"]
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_architectures_generate_their_best_tokens(zoo: Path, name: str) -> None:
+    """What is generated, past window and original context, is what the scores of the text up to there say."""
+    ids = tokens_of(zoo, name)
+    with opened(model_file(zoo, name)) as model:
+        with model.generate(ids, max_tokens=20, sampling=GREEDY) as generation:
+            tokens = [event.id for event in generation if event.id is not None]
+        assert len(tokens) == 20
+        for i, token in enumerate(tokens):
+            scores = model.logits(ids + tokens[:i])[-1]
+            scores[EOS] = -np.inf  # GREEDY does not let it end
+            assert token == scores.argmax(), i
 
 
 def rms(difference: NDArray[np.float32]) -> float:
@@ -100,10 +168,22 @@ def test_quantised_models_are_as_near_as_llama_cpp(zoo: Path, kind: str, kernels
     """Distance to transformers on the dequantised weights: what 8-bit activations cost, not more than they cost llama.cpp."""
     variant = json.loads((zoo / "llama-quant" / "llama-quant.json").read_text(encoding="utf-8"))["variants"][kind]
     wanted = golden(zoo, kind)[f"logits_{kind}"]
-    with opened(files(zoo)[kind], kernels=kernels) as model:
+    with opened(model_file(zoo, kind), kernels=kernels) as model:
         ours = model.logits(tokens_of(zoo, kind))
     assert rms(ours - wanted) <= 1.2 * variant["rms_diff"]
     assert np.mean(ours.argmax(-1) == wanted.argmax(-1)) >= variant["argmax_fraction"] - 1.5 / len(wanted)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("kind", TYPES)
+def test_types_are_as_near_as_llama_cpp(zoo: Path, kind: str, kernels: str) -> None:
+    """As above, for types whose rows need no more than 32 elements: another model, all matrices of one type."""
+    entry = json.loads((zoo / "llama-variants" / "index.json").read_text(encoding="utf-8"))["variants"][kind]["llama_cpp"]
+    wanted = golden(zoo, kind)["logits"]
+    with opened(model_file(zoo, kind), kernels=kernels) as model:
+        ours = model.logits(tokens_of(zoo, kind))
+    assert rms(ours - wanted) <= 1.2 * entry["rms_diff"]
+    assert np.mean(ours.argmax(-1) == wanted.argmax(-1)) >= entry["argmax_fraction"] - 1.5 / len(wanted)
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
@@ -111,7 +191,7 @@ def test_each_tensor_may_have_its_own_type(zoo: Path, kernels: str) -> None:
     """Q8_0, Q4_0, Q4_1, F16, BF16 and F32 in one file, with rows of three and five blocks."""
     entry = json.loads((zoo / "llama-variants" / "index.json").read_text(encoding="utf-8"))["variants"]["mixed"]
     arrays = golden(zoo, "mixed")
-    with opened(files(zoo)["mixed"], kernels=kernels) as model:
+    with opened(model_file(zoo, "mixed"), kernels=kernels) as model:
         differences = [model.logits(tokens_of(zoo, "mixed", s)) - arrays[f"logits{s}"] for s in ("", "_long")]
     assert rms(np.concatenate(differences)) <= 1.2 * entry["llama_cpp"]["rms_diff"]
 
@@ -123,8 +203,8 @@ def test_each_tensor_may_have_its_own_type(zoo: Path, kernels: str) -> None:
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_chunks_do_not_change_a_bit(zoo: Path, name: str, kernels: str) -> None:
     """A prompt may be cut anywhere: at odd places, across the pages of keys and values, token by token."""
-    ids = tokens_of(zoo, name, "_long" if name not in QUANTISED else "")
-    with opened(files(zoo)[name], kernels=kernels) as model:
+    ids = longest_tokens(zoo, name)
+    with opened(model_file(zoo, name), kernels=kernels) as model:
         whole = model.logits(ids)
         for chunk in (1, 2, 3, 7, 16, 31, 32, 33, len(ids) - 1):
             assert np.array_equal(model.logits(ids, chunk=chunk), whole), chunk
@@ -133,12 +213,12 @@ def test_chunks_do_not_change_a_bit(zoo: Path, name: str, kernels: str) -> None:
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_kernel_sets_agree_on_every_bit(zoo: Path, name: str) -> None:
     """Each instruction set computes what scalar.c computes."""
-    ids = tokens_of(zoo, name, "_long" if name not in QUANTISED else "")
+    ids = longest_tokens(zoo, name)
     assert "scalar" in KERNELS
-    with opened(files(zoo)[name], kernels="scalar") as model:
+    with opened(model_file(zoo, name), kernels="scalar") as model:
         truth = [model.logits(ids, chunk=chunk) for chunk in (0, 1)]
     for kernels in KERNELS:
-        with opened(files(zoo)[name], kernels=kernels) as model:
+        with opened(model_file(zoo, name), kernels=kernels) as model:
             for chunk in (0, 1):
                 assert np.array_equal(model.logits(ids, chunk=chunk), truth[chunk]), (kernels, chunk)
 
@@ -147,10 +227,10 @@ def test_kernel_sets_agree_on_every_bit(zoo: Path, name: str) -> None:
 def test_threads_and_batch_sizes_do_not_change_a_bit(zoo: Path, name: str) -> None:
     """Neither the number of threads nor the largest step shows in the scores."""
     ids = tokens_of(zoo, name)
-    with opened(files(zoo)[name], threads=1) as model:
+    with opened(model_file(zoo, name), threads=1) as model:
         truth = model.logits(ids)
     for options in ({"threads": 2}, {"threads": 3}, {"threads": 2, "batch": 5}, {"threads": 1, "batch": 1}):
-        with opened(files(zoo)[name], **options) as model:
+        with opened(model_file(zoo, name), **options) as model:
             assert np.array_equal(model.logits(ids), truth), options
 
 
@@ -158,11 +238,11 @@ def test_threads_and_batch_sizes_do_not_change_a_bit(zoo: Path, name: str) -> No
 def test_half_precision_cache_stays_near(zoo: Path, name: str) -> None:
     """Keys and values in f16 move the scores by their rounding only; F32 models keep f32 unless told otherwise."""
     ids = tokens_of(zoo, name, "_long")
-    with opened(files(zoo)[name]) as model:
+    with opened(model_file(zoo, name)) as model:
         auto = model.logits(ids)
-    with opened(files(zoo)[name], kv_type="f32") as model:
+    with opened(model_file(zoo, name), kv_type="f32") as model:
         assert np.array_equal(model.logits(ids), auto)
-    with opened(files(zoo)[name], kv_type="f16") as model:
+    with opened(model_file(zoo, name), kv_type="f16") as model:
         half = model.logits(ids)
     assert not np.array_equal(half, auto)
     assert rms(half - auto) < 5e-3 * float(auto.std())
@@ -171,11 +251,11 @@ def test_half_precision_cache_stays_near(zoo: Path, name: str) -> None:
 # ---- tokenizer and metadata ----
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", ["llama"])
 def test_prompt_is_tokenised_like_the_reference(zoo: Path, name: str) -> None:
     """Ids of the golden prompt, bos included, and back to the text."""
     about = json.loads((zoo / name / f"{name}.json").read_text(encoding="utf-8"))
-    with opened(files(zoo)[name]) as model:
+    with opened(model_file(zoo, name)) as model:
         assert model.tokenize(about["prompt"], add_special=True) == about["prompt_ids"]
         plain = model.tokenize(about["prompt"], add_special=False)
         assert plain == about["prompt_ids"][1:]
@@ -199,7 +279,7 @@ def test_prompt_is_tokenised_like_the_reference(zoo: Path, name: str) -> None:
 )
 def test_metadata_matters(zoo: Path, tmp_path: Path, name: str, change: dict[str, tuple[int, Any] | None]) -> None:
     """The golden scores are sensitive to each of these values: a reader that ignored one would fail the tests above."""
-    gguf = gguf_edit.read(files(zoo)[name])
+    gguf = gguf_edit.read(model_file(zoo, name))
     for key, value in change.items():
         if value is None:
             del gguf.values[f"llama.{key}"]
@@ -217,7 +297,7 @@ def test_metadata_matters(zoo: Path, tmp_path: Path, name: str, change: dict[str
 @pytest.mark.parametrize("tensor", ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"])
 def test_biases_matter(zoo: Path, tmp_path: Path, tensor: str) -> None:
     """As above, for the optional tensors: a loader that forgot one would fail."""
-    gguf = gguf_edit.read(files(zoo)["bias"])
+    gguf = gguf_edit.read(model_file(zoo, "bias"))
     gguf.remove_tensor(f"blk.0.{tensor}.bias")
     path = tmp_path / "changed.gguf"
     path.write_bytes(gguf.to_bytes())
@@ -229,7 +309,7 @@ def test_biases_matter(zoo: Path, tmp_path: Path, tensor: str) -> None:
 @pytest.mark.parametrize("spelling", ["scale_linear", "factor without type"])
 def test_other_spellings_of_linear_scaling(zoo: Path, tmp_path: Path, spelling: str) -> None:
     """Older files scale positions by another key, or give the factor alone (llama.cpp reads that as linear)."""
-    gguf = gguf_edit.read(files(zoo)["linear"])
+    gguf = gguf_edit.read(model_file(zoo, "linear"))
     del gguf.values["llama.rope.scaling.type"]
     if spelling == "scale_linear":
         factor = gguf.values.pop("llama.rope.scaling.factor")
@@ -244,21 +324,21 @@ def test_other_spellings_of_linear_scaling(zoo: Path, tmp_path: Path, spelling: 
 @pytest.mark.parametrize("name", ALL_FILES)
 def test_info_describes_the_file(zoo: Path, name: str) -> None:
     """What the model says of itself is what the file holds, counted here by other code."""
-    gguf = gguf_edit.read(files(zoo)[name])
-    with opened(files(zoo)[name]) as model:
+    gguf = gguf_edit.read(model_file(zoo, name))
+    with opened(model_file(zoo, name)) as model:
         info = model.info
-        assert info.architecture == "llama"
+        assert info.architecture == gguf.values["general.architecture"].data.decode()
         assert info.name == gguf.values["general.name"].data.decode()
         assert info.parameters == sum(int(np.prod(t.dims)) for t in gguf.tensors)
-        assert info.context == gguf.values["llama.context_length"].data
-        assert info.quantisation == (name if name in QUANTISED else "Q4_0" if name == "mixed" else "F32")
-        assert model.metadata["general.architecture"] == "llama"
+        assert info.context == gguf.values[f"{info.architecture}.context_length"].data
+        assert info.quantisation == MAIN_TYPES.get(name, "F32")
+        assert model.metadata["general.architecture"] == info.architecture
         assert set(model.metadata) == set(gguf.values)
 
 
 def test_f16_vectors_are_converted(zoo: Path, tmp_path: Path) -> None:
     """Norms may be stored in F16; the scores move by their rounding only."""
-    gguf = gguf_edit.read(files(zoo)["llama"])
+    gguf = gguf_edit.read(model_file(zoo, "llama"))
     for tensor in gguf.tensors:
         if tensor.name.endswith(b"norm.weight"):
             n = tensor.dims[0]

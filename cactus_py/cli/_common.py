@@ -17,6 +17,7 @@ _PHASES = {
     "download": "Downloading",
     "unpack": "Unpacking",
     "verify": "Verifying",
+    "convert": "Converting",
 }
 WAITING = "Another process is pulling this model; waiting for it."
 

@@ -10,22 +10,27 @@ from pathlib import Path
 
 from . import _ffi
 from .model import Generation, GenerationStats, MemoryInfo, Model, ModelInfo, Token
+from .support import Architecture, TensorType, architectures, tensor_types
 from .tokenizer import Tokenizer, TokenizerInfo
 
 __all__ = [
+    "Architecture",
     "Generation",
     "GenerationStats",
     "MemoryInfo",
     "Model",
     "ModelInfo",
+    "TensorType",
     "Token",
     "Tokenizer",
     "TokenizerInfo",
+    "architectures",
     "cpu_features",
     "default_threads",
     "kernels_available",
     "library_path",
     "library_version",
+    "tensor_types",
 ]
 
 

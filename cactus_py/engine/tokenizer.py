@@ -30,6 +30,9 @@ class TokenizerInfo:
     unk_id: int | None
     add_bos: bool
     add_eos: bool
+    sep_id: int | None = None
+    mask_id: int | None = None
+    add_sep: bool = False
 
 
 def path_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -99,6 +102,9 @@ class Tokenizer:
             unk_id=optional(raw.unk_id),
             add_bos=bool(raw.add_bos),
             add_eos=bool(raw.add_eos),
+            sep_id=optional(raw.sep_id),
+            mask_id=optional(raw.mask_id),
+            add_sep=bool(raw.add_sep),
         )
 
     def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
@@ -108,15 +114,21 @@ class Tokenizer:
         if not isinstance(text, (str, bytes, bytearray, memoryview)):
             raise InvalidRequestError(f"a text must be str or bytes, not {type(text).__name__}")
         raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else bytes(text)
-        capacity = len(raw) + 2
-        ids, n_ids, error = ffi.new("int32_t[]", capacity), ffi.new("size_t *"), _status.new_error()
-        with self._in_use():
-            status = lib.cactus_tokenize(self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error)
+        capacity = len(raw) + 3
+        n_ids, error = ffi.new("size_t *"), _status.new_error()
+        while True:
+            ids = ffi.new("int32_t[]", capacity)
+            with self._in_use():
+                status = lib.cactus_tokenize(self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error)
+            if status == _status.OK or n_ids[0] <= capacity:
+                break
+            capacity = n_ids[0]  # normalising made the text longer
         _status.check(status, error)
         return ffi.unpack(ids, n_ids[0]) if n_ids[0] else []
 
     def decode_bytes(self, ids: Sequence[int], show_special: bool = False) -> bytes:
-        """Exact bytes of a sequence of ids, which may end inside a character. `show_special`: control tokens are written too.
+        """Bytes of a sequence of ids, which may end inside a character; exact but for spaces that encoding added at the front
+        (SentencePiece) or that WordPiece puts before punctuation. `show_special`: control tokens are written too.
 
         Raises InvalidRequestError for an id that is not in the vocabulary.
         """
@@ -139,8 +151,16 @@ class Tokenizer:
         return self.decode_bytes(ids, show_special).decode("utf-8", "replace")
 
     def token_bytes(self, token_id: int) -> bytes:
-        """Bytes of one token, control tokens included."""
-        return self.decode_bytes([token_id], show_special=True)
+        """Bytes of one token as they appear inside a text, control tokens included.
+
+        Raises InvalidRequestError for an id that is not in the vocabulary.
+        """
+        ffi, lib = _ffi.load()
+        raw, n_bytes, error = ffi.new("char **"), ffi.new("size_t *"), _status.new_error()
+        wanted = id_array([token_id])[0][0]
+        with self._in_use():
+            _status.check(lib.cactus_token_bytes(self._handle, wanted, raw, n_bytes, error), error)
+            return bytes(ffi.buffer(raw[0], n_bytes[0])) if n_bytes[0] else b""
 
     def attributes(self, token_id: int) -> frozenset[str]:
         """Which of unknown, control, user_defined, unused, byte, end a token is.

@@ -15,8 +15,8 @@ from cactus_py.errors import StoreError
 CHUNK_BYTES = 1 << 20
 
 # What callers are told while they wait: (phase, bytes done, bytes in all or None where unknown). Phases: "wait" (another
-# process is pulling the same model), "locate" (asking an index), "download", "unpack", "verify". Called in the caller's own
-# thread, except for hf: sources; an exception it raises ends the pull and is passed on.
+# process is pulling the same model), "locate" (asking an index), "download", "unpack", "verify", "convert". Called in the
+# caller's own thread, except for hf: sources; an exception it raises ends the pull and is passed on.
 ProgressCallback = Callable[[str, int, int | None], None]
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,20 @@ def fetch_hf(source: HfSource, size_bytes: int, folder: Path, progress: Progress
             raise store_error(error, Path(error.filename), "write") from error
         raise DownloadError(_reason(error)) from error
     return Path(path)
+
+
+def fetch_hf_files(repo: str, revision: str, patterns: Sequence[str], progress: ProgressCallback) -> Path:
+    """The folder, in the client's own cache, of the files of a repository that match. Raises DownloadError or StoreError."""
+    from huggingface_hub import snapshot_download
+
+    progress("download", 0, None)
+    try:
+        quiet = _bar(lambda phase, done_bytes, total_bytes: None)  # it would count files here, bytes there
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), tqdm_class=quiet))
+    except Exception as error:  # as above
+        if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+            raise store_error(error, Path(error.filename), "write") from error
+        raise DownloadError(f"{repo} could not be fetched: {_reason(error)}.") from error
 
 
 def _reason(error: Exception) -> str:

@@ -5,7 +5,10 @@
  * tokens are read again later. The results stay the same: a token's computation does not depend on how it was batched.
  *
  * For the same reason tokens may be computed before they are chosen: a request that speculates appends drafted tokens to its own, and
- * its sampler is asked row by row as long as it chooses what was drafted. Keys and values of the others are overwritten later. */
+ * its sampler is asked row by row as long as it chooses what was drafted. Keys and values of the others are overwritten later.
+ *
+ * A model with recurrent layers has one page more per sequence, its state. A state cannot be taken back, so such models do not
+ * speculate; a request that gave its pages back starts again from no state. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +42,7 @@ struct cactus_engine {
     const cactus_model *model;
     ct_decoder *decoder;
     ct_kv_pool kv;
+    ct_kv_pool states;     /* a page is the recurrent state of a sequence; no pages where the model has none */
     size_t n_context, n_batch;
     cactus_kv_type kv_type; /* not AUTO */
     pthread_t thread;
@@ -71,8 +75,16 @@ struct cactus_engine {
 static void give_pages(cactus_engine *e, cactus_request *r)
 {
     for (size_t i = 0; i < r->n_pages; i++) ct_kv_give(&e->kv, r->pages[i]);
+    if (r->state != NULL) ct_kv_give(&e->states, r->state);
+    r->state = NULL;
     r->n_pages = 0;
     r->n_computed = 0;
+}
+
+/* Whether n_tokens are more than the model's context before its extension, where that changes how positions are told. */
+static bool beyond_context(const cactus_engine *e, size_t n_tokens)
+{
+    return e->model->weights.long_factors != NULL && (float)n_tokens > e->model->config.rope.n_context_orig;
 }
 
 static void finish(cactus_engine *e, cactus_request *r, const cactus_error *failure)
@@ -173,6 +185,7 @@ static bool take_pages(cactus_engine *e, cactus_request *r, size_t n_tokens)
         if (page == NULL) return false;
         r->pages[r->n_pages++] = page;
     }
+    if (r->state == NULL && e->states.n_pages > 0) r->state = ct_kv_take(&e->states); /* there is one for each that can run */
     return true;
 }
 
@@ -229,6 +242,10 @@ static void plan_chunks(cactus_engine *e)
     size_t left = e->n_batch;
     for (int32_t i = 0; i < e->n_running; i++) {
         cactus_request *r = e->running[i];
+        if (beyond_context(e, r->n_tokens) != r->beyond_context) { /* all keys turn otherwise now: they are made again */
+            r->beyond_context = !r->beyond_context;
+            give_pages(e, r);
+        }
         r->chunk = r->n_tokens - r->n_computed == 1 && left > 0 ? 1 : 0;
         left -= r->chunk;
     }
@@ -252,8 +269,9 @@ static void plan_drafts(cactus_engine *e)
     }
     for (int32_t i = 0; i < e->n_running && n_rows < max_rows; i++) {
         cactus_request *r = e->running[i];
-        if (r->speculation == 0 || r->chunk != 1 || r->n_computed + 1 != r->n_tokens) continue;
+        if (r->speculation == 0 || r->chunk != 1 || r->n_computed + 1 != r->n_tokens || r->state != NULL) continue;
         size_t most = ct_min_size(r->speculation, e->n_context - r->n_tokens);
+        while (most > 0 && beyond_context(e, r->n_tokens + most) != r->beyond_context) most--;
         if (r->max_tokens > 0) most = ct_min_size(most, (size_t)(r->max_tokens - r->n_generated) - 1);
         size_t n = ct_lookup_draft(&r->lookup, r->tokens, r->n_tokens, n_rows, ct_min_size(most, max_rows - n_rows), r->draft);
         while (r->n_draft < n && !ct_tokenizer_is_end(e->model->tokenizer, r->draft[r->n_draft])) r->n_draft++; /* nothing follows an end */
@@ -314,7 +332,8 @@ static void step(cactus_engine *e)
         if (r->chunk == 0) continue;
         memcpy(e->batch_tokens + batch.n_tok, r->tokens + r->n_computed, r->chunk * sizeof *r->tokens);
         memcpy(e->batch_tokens + batch.n_tok + r->chunk, r->draft, r->n_draft * sizeof *r->draft);
-        e->runs[batch.n_runs++] = (ct_run){.first = batch.n_tok, .n_tok = r->chunk + r->n_draft, .pos = r->n_computed, .pages = r->pages};
+        e->runs[batch.n_runs++] = (ct_run){.first = batch.n_tok, .n_tok = r->chunk + r->n_draft, .pos = r->n_computed, .pages = r->pages,
+                                             .state = (float *)(void *)r->state, .beyond_context = r->beyond_context};
         batch.n_tok += r->chunk + r->n_draft;
         r->n_computed += r->chunk + r->n_draft;
         if (r->n_computed < r->n_tokens) continue;
@@ -345,6 +364,7 @@ static void run_job(cactus_engine *e, score_job *job)
     size_t n_vocab = e->model->config.n_vocab, n_pages = (job->n_ids + CT_PAGE_TOKENS - 1) / CT_PAGE_TOKENS, n_taken = 0;
     size_t chunk = job->chunk;
     float *rows = NULL;
+    uint8_t *state = e->states.n_pages > 0 ? ct_kv_take(&e->states) : NULL; /* one is kept for this */
     uint8_t **pages = ct_alloc(n_pages, sizeof *pages);
     if (job->logits == NULL) {
         chunk = ct_min_size(chunk, LOGPROB_ROWS);
@@ -354,6 +374,7 @@ static void run_job(cactus_engine *e, score_job *job)
         ct_fail(&job->error, CACTUS_ERROR_MEMORY, "no memory to score %zu tokens", job->n_ids);
         ct_free(pages);
         ct_free(rows);
+        if (state != NULL) ct_kv_give(&e->states, state);
         return;
     }
     while (n_taken < n_pages) {
@@ -367,7 +388,8 @@ static void run_job(cactus_engine *e, score_job *job)
     for (size_t at = 0; at < job->n_ids; at += chunk) {
         size_t n = ct_min_size(chunk, job->n_ids - at);
         float *out = job->logits != NULL ? job->logits + at * n_vocab : rows;
-        ct_run run = {.first = 0, .n_tok = n, .pos = at, .pages = pages};
+        ct_run run = {.first = 0, .n_tok = n, .pos = at, .pages = pages, .state = (float *)(void *)state,
+                      .beyond_context = beyond_context(e, job->n_ids)};
         ct_batch batch = {.tokens = job->ids + at, .n_tok = n, .runs = &run, .n_runs = 1, .outputs = e->all_rows, .n_outputs = n};
         ct_decoder_forward(e->decoder, &batch, out);
         if (job->logprobs == NULL) continue;
@@ -381,6 +403,7 @@ static void run_job(cactus_engine *e, score_job *job)
         }
     }
     for (size_t i = 0; i < n_taken; i++) ct_kv_give(&e->kv, pages[i]);
+    if (state != NULL) ct_kv_give(&e->states, state);
     ct_free(pages);
     ct_free(rows);
 }
@@ -505,6 +528,7 @@ static cactus_status size_kv(cactus_engine *e, const cactus_engine_params *p, ca
 {
     const ct_config *c = &e->model->config;
     size_t page_bytes = ct_decoder_kv_layout(e->decoder)->page_bytes;
+    if (page_bytes == 0) page_bytes = 64; /* no layer keeps keys: pages only count tokens */
     size_t wanted = p->n_context > 0 ? (size_t)p->n_context : c->n_context;
     if (wanted > c->n_context)
         return ct_fail(err, CACTUS_ERROR_ARGUMENT, "context is %d; the model was trained for %u tokens", p->n_context, c->n_context);
@@ -532,6 +556,8 @@ static cactus_status build(cactus_engine *e, const cactus_engine_params *p, cact
     cactus_status status = ct_decoder_create(e->model, p->kernels, p->n_threads, e->n_batch, layouts[e->kv_type], &e->decoder, err);
     if (status != CACTUS_OK) return status;
     if ((status = size_kv(e, p, err)) != CACTUS_OK) return status;
+    size_t state_bytes = ct_round_up(e->model->config.state_floats * sizeof(float), 64);
+    if (state_bytes > 0 && (status = ct_kv_pool_init(&e->states, state_bytes, MAX_RUNNING + 1, err)) != CACTUS_OK) return status;
     if ((status = find_end_tokens(e, err)) != CACTUS_OK) return status;
     e->logits_bytes = (size_t)MAX_RUNNING * e->model->config.n_vocab * sizeof *e->logits;
     e->logits = ct_reserve(e->logits_bytes);
@@ -546,6 +572,7 @@ static void destroy(cactus_engine *e)
 {
     ct_decoder_free(e->decoder);
     ct_kv_pool_free(&e->kv);
+    ct_kv_pool_free(&e->states);
     if (e->logits != NULL) ct_release(e->logits, e->logits_bytes);
     ct_free(e->batch_tokens);
     ct_free(e->all_rows);

@@ -49,6 +49,8 @@ struct cactus_request {
     size_t n_computed;     /* tokens whose keys and values are in the pages */
     uint8_t **pages;       /* [n_pages] */
     size_t n_pages;
+    uint8_t *state;        /* recurrent state after n_computed tokens; NULL where there is none */
+    bool beyond_context;   /* its keys were made for a sequence longer than the original context */
     size_t chunk;          /* tokens computed in the current step */
     size_t n_draft;        /* tokens computed after them that may turn out wrong */
     int32_t draft[CT_MAX_DRAFT];

@@ -65,6 +65,29 @@ CACTUS_API const char *cactus_kernels_available(void);
 /* Number of threads an engine uses when asked for 0: the CPUs this process may run on, big cores first on big.LITTLE. */
 CACTUS_API int32_t cactus_default_threads(void);
 
+/* ---- what this engine runs ---------------------------------------------------------------------------------------- */
+
+typedef struct cactus_architecture {
+    uint32_t struct_size;
+    const char *name;    /* as general.architecture of a GGUF file has it; static storage, as the others */
+    const char *models;  /* what is published under this name */
+    const char *summary; /* how its layers are built */
+} cactus_architecture;
+
+/* Architecture `index`, counted from 0. Errors: ARGUMENT behind the last one. */
+CACTUS_API cactus_status cactus_architecture_get(size_t index, cactus_architecture *out, cactus_error *err);
+
+typedef struct cactus_tensor_type {
+    uint32_t struct_size;
+    const char *name;     /* "Q4_K"; static storage */
+    uint32_t block_elems; /* elements that a block holds, 1 for plain types */
+    uint32_t block_bytes;
+    int32_t computes;     /* 1: models may have weights of it */
+} cactus_tensor_type;
+
+/* The tensor type that a GGUF file calls `type`. Errors: ARGUMENT where there is none. */
+CACTUS_API cactus_status cactus_tensor_type_get(uint32_t type, cactus_tensor_type *out, cactus_error *err);
+
 /* ---- tokenizer ---------------------------------------------------------------------------------------------------- */
 
 typedef struct cactus_tokenizer cactus_tokenizer;
@@ -81,6 +104,9 @@ typedef struct cactus_tokenizer_info {
     int32_t add_eos; /* 1 if add_special puts eos behind */
     const char *model; /* "gpt2", "llama", …: tokenizer.ggml.model; lives as long as the tokenizer */
     const char *pre;   /* "smollm", "llama-bpe", …: tokenizer.ggml.pre, "" where absent */
+    int32_t sep_id;
+    int32_t mask_id;
+    int32_t add_sep;   /* 1 if add_special puts sep behind, as BERT has it */
 } cactus_tokenizer_info;
 
 /* What a token is, a bit set. */
@@ -101,14 +127,20 @@ CACTUS_API cactus_status cactus_tokenizer_get_info(const cactus_tokenizer *token
 
 /* Text -> ids. add_special: put bos/eos where the model wants them; parse_special: text such as "<|im_end|>" becomes its
  * token. *n_ids receives the number of ids that the text needs; where that exceeds `capacity`, the first `capacity` are
- * written and CACTUS_ERROR_ARGUMENT is returned. n_bytes + 2 always suffices. Bytes that are not UTF-8 are taken as they are. */
+ * written and CACTUS_ERROR_ARGUMENT is returned. n_bytes + 2 suffices for model "gpt2"; the others add spaces, and normalise.
+ * Bytes that are not UTF-8 are taken as they are, unless the model normalises (t5: U+FFFD each; bert: none of them). */
 CACTUS_API cactus_status cactus_tokenize(const cactus_tokenizer *tokenizer, const char *text, size_t n_bytes, int32_t add_special,
                                          int32_t parse_special, int32_t *ids, size_t capacity, size_t *n_ids, cactus_error *err);
 
-/* Ids -> bytes (exact, so possibly not UTF-8 if the ids end inside a character). show_special: also write control tokens.
+/* Ids -> bytes (exact, so possibly not UTF-8 if the ids end inside a character), but for the space that encoding puts before
+ * the text (llama, t5) and those that bert puts before punctuation. show_special: also write control tokens.
  * *n_bytes receives the length needed; as above where it exceeds `capacity`. Nothing is NUL-terminated. */
 CACTUS_API cactus_status cactus_detokenize(const cactus_tokenizer *tokenizer, const int32_t *ids, size_t n_ids, int32_t show_special,
                                            char *text, size_t capacity, size_t *n_bytes, cactus_error *err);
+
+/* The bytes of one token as they appear inside a text, control tokens included; they live as long as the tokenizer. */
+CACTUS_API cactus_status cactus_token_bytes(const cactus_tokenizer *tokenizer, int32_t id, const char **bytes, size_t *n_bytes,
+                                            cactus_error *err);
 
 /* cactus_token_attr bits of one id; -1 where the id is out of range. */
 CACTUS_API int32_t cactus_token_attributes(const cactus_tokenizer *tokenizer, int32_t id);

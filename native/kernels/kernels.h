@@ -31,12 +31,19 @@ enum {
     CT_MAX_QUERIES = 64  /* queries in an attention tile */
 };
 
+enum {
+    CT_STATE_COLS = 16,    /* columns of a recurrent state that lie side by side (see "recurrent layers" below) */
+    CT_MIN_CONV_WIDTH = 2, /* taps of a causal convolution */
+    CT_MAX_CONV_WIDTH = 4
+};
+
 /* A tile of attention: n_q queries, all of heads that share one key/value head, and their running state. Before the first
  * page m = -INFINITY, l = 0, o = 0. After the last page the result of query i is o[i] / sum16(l[i]). */
 typedef struct ct_attn_tile {
     size_t n_q;         /* 1 … CT_MAX_QUERIES */
     size_t d_k;         /* head size of queries and keys: a multiple of 4 */
     size_t d_v;         /* head size of values: a multiple of 4 */
+    float softcap;      /* scores s become softcap(s); 0: they stay */
     const float *q;     /* [n_q, d_k], already multiplied by the softmax scale */
     const int32_t *begin; /* [n_q] first key of the page that the query sees */
     const int32_t *end;   /* [n_q] behind the last one; begin >= end: the query skips this page, its state stays */
@@ -53,6 +60,63 @@ typedef struct ct_page_i8 {
     const int8_t *v;      /* [32, d_v] codes of the values */
     const float *v_scale; /* [32, ct_kv_blocks(d_v)]: of element c of value j in [j][c / 32] */
 } ct_page_i8;
+
+/* A causal convolution of n_channels channels over n_tok tokens in order, each channel with its own `width` taps. Strides are in
+ * elements, from one token (or tap) to the next; x, b, c, bias, w, state and y point at the first of the channels. */
+typedef struct ct_conv_tile {
+    size_t n_tok, n_channels;
+    size_t width;            /* CT_MIN_CONV_WIDTH … CT_MAX_CONV_WIDTH */
+    const float *x;          /* [n_tok, n_channels] */
+    size_t x_stride;
+    const float *b, *c;      /* both NULL, or factors of what goes in and comes out, laid out as x */
+    const float *w;          /* [width, n_channels] taps, that of the oldest input first */
+    size_t w_stride;
+    const float *bias;       /* [n_channels] or NULL */
+    float *state;            /* [width - 1, n_channels] inputs before the first token, oldest first; left as after the last one */
+    size_t state_stride;
+    float *y;                /* [n_tok, n_channels]; may be x if the strides are equal */
+    size_t y_stride;
+} ct_conv_tile;
+
+/* The selective scan of Mamba (Gu & Dao 2023, arXiv:2312.00752) over a range of channels. */
+typedef struct ct_mamba_tile {
+    size_t n_tok, n_channels, d_state;
+    const float *x, *z, *dt; /* [n_tok, n_channels] */
+    size_t x_stride, z_stride, dt_stride;
+    const float *b, *c;      /* [n_tok, d_state] */
+    size_t bc_stride;
+    const float *a;          /* [n_channels/16, d_state, 16] (a matrix by columns, as `state`) */
+    const float *d;          /* [n_channels] */
+    const float *dt_bias;    /* [n_channels] or NULL */
+    float *state;            /* [n_channels/16, d_state, 16] */
+    float *y;                /* [n_tok, n_channels]; may be x if the strides are equal */
+    size_t y_stride;
+} ct_mamba_tile;
+
+/* One head of Mamba-2 (Dao & Gu 2024, arXiv:2405.21060): a state [d_state, head_dim] that decays by a factor per token. */
+typedef struct ct_ssd_tile {
+    size_t n_tok, d_state, head_dim;
+    const float *x;          /* [n_tok, head_dim] */
+    const float *b, *c;      /* [n_tok, d_state] */
+    size_t x_stride, bc_stride;
+    const float *dt, *decay; /* [n_tok] */
+    float d;
+    float *state;            /* [head_dim/16, d_state, 16] */
+    float *y;                /* [n_tok, head_dim]; not x */
+    size_t y_stride;
+} ct_ssd_tile;
+
+/* One head of the gated delta rule (Yang et al. 2024, arXiv:2412.06464): a state [d_k, d_v]. */
+typedef struct ct_delta_tile {
+    size_t n_tok, d_k, d_v;
+    const float *q, *k;         /* [n_tok, d_k] */
+    const float *v;             /* [n_tok, d_v] */
+    size_t qk_stride, v_stride;
+    const float *decay, *beta;  /* [n_tok] */
+    float *state;               /* [d_v/16, d_k, 16] */
+    float *o;                   /* [n_tok, d_v] */
+    size_t o_stride;
+} ct_delta_tile;
 
 static inline size_t ct_kv_blocks(size_t d) { return (d + CT_KV_BLOCK - 1) / CT_KV_BLOCK; }
 
@@ -127,6 +191,24 @@ typedef struct ct_kernels {
         /* ss = 16-lane fma sum of x*x; scale = 1.0f / sqrtf(ss / (float)n + eps); y = (x * scale) * weight. y may be x. */
     void (*silu_mul)(float *y, const float *gate, const float *up, size_t n);
         /* y = (gate / (1.0f + exp(-gate))) * up. y may be gate or up. */
+    void (*layer_norm)(float *y, const float *x, const float *weight, const float *bias, size_t n, float eps);
+        /* mean = (16-lane sum of x) / (float)n; ss = 16-lane fma sum of (x - mean)^2; scale = 1.0f / sqrtf(ss / (float)n + eps);
+         * y = ((x - mean) * scale) * weight + bias, each operation rounded; bias may be NULL: none is added. y may be x. */
+    void (*gelu_mul)(float *y, const float *gate, const float *up, size_t n);
+        /* GELU by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415), written with the logistic function:
+         * u = gate * fma(gate * gate, 0x1.2444f2p-4f, 0x1.988454p+0f); y = gate / (1.0f + exp(-u)), times up where it is not
+         * NULL. y may be gate or up. */
+    void (*gelu_erf_mul)(float *y, const float *gate, const float *up, size_t n);
+        /* GELU by the error function (Abramowitz & Stegun 7.1.26, |error| < 1.5e-7): a = |gate|; z = a * 0x1.6a09e6p-1f;
+         * t = 1.0f / fma(0.3275911f, z, 1.0f); p = 1.061405429f; p = fma(p, t, c) for c = -1.453152027f, 1.421413741f,
+         * -0.284496736f, 0.254829592f; tail = ((p * t) * exp(-(z * z))) * 0.5f; y = fma(-a, tail, max(gate, 0)), times up where
+         * it is not NULL. y may be gate or up. */
+    void (*swiglu_oai)(float *y, const float *gate, const float *up, size_t n);
+        /* gpt-oss: g = min(gate, 7.0f); u = max(min(up, 7.0f), -7.0f); y = (g / (1.0f + exp(-(g * 1.702f)))) * (u + 1.0f).
+         * y may be gate or up. */
+    void (*sigmoid_mul)(float *y, const float *gate, size_t n); /* y = y / (1.0f + exp(-gate)) */
+    void (*softcap)(float *x, float cap, size_t n);
+        /* cap * tanh(x / cap): e = exp(x * (2.0f / cap)); x = cap * (1.0f - 2.0f / (1.0f + e)) */
     void (*add)(float *y, const float *x, size_t n); /* y += x */
     void (*scale)(float *y, float factor, size_t n); /* y *= factor */
     size_t (*max_index)(const float *x, size_t n, float *max); /* first index of the largest; n >= 1; NaN counts as -infinity */
@@ -136,7 +218,7 @@ typedef struct ct_kernels {
     /* ---- attention over one page of keys and values ----
      * kt [d_k, 32]: the page's keys, transposed (key j of the page in column j); v [32, d_v]. For each query i and every visible
      * key j in [begin, end):
-     *     s[j] = fma chain over d ascending from +0: s = fma(q[d], kt[d][j], s)
+     *     s[j] = fma chain over d ascending from +0: s = fma(q[d], kt[d][j], s);  softcap > 0: s = softcap(s)
      *     m_new = max(m, max over visible s[j]);  corr = exp(m - m_new)  (0 while m is -INFINITY)
      *     l[lane] *= corr;  o[c] *= corr;  p[j] = exp(s[j] - m_new)
      *     ascending j: l[j % 16] += p[j];  o[c] = fma(p[j], v[j][c], o[c])
@@ -145,6 +227,34 @@ typedef struct ct_kernels {
     void (*attend_f16)(const ct_attn_tile *tile, const uint16_t *kt, const uint16_t *v);
     void (*attend_f32)(const ct_attn_tile *tile, const float *kt, const float *v);
     void (*attend_i8)(const ct_attn_tile *tile, const ct_page_i8 *page); /* over the float32 elements that the codes stand for */
+
+    /* ---- recurrent layers ----
+     * Tokens in order, each from the state that the one before it left: so the result does not depend on how they were grouped.
+     * A state matrix s[i][j], i < n_rows, j < n_cols, lies by columns, 16 of them side by side: element i, j at
+     * [j / 16][i][j % 16]; columns that fill up the last 16 hold anything. A "4-way sum" over i of products keeps 4 partial
+     * results, element i in partial i % 4, fma, ascending, from +0, and ends with (p[0] + p[1]) + (p[2] + p[3]).
+     * Sizes may be anything, 0 included. */
+    void (*sigmoid)(float *y, const float *x, size_t n);  /* y = 1.0f / (1.0f + exp(-x)). y may be x. */
+    void (*softplus)(float *y, const float *x, size_t n);
+        /* log(1 + exp(x)): e = exp(-|x|);  u = e / (2.0f + e);  z = u * u;  p = 0x1.dbcb6cp-4f;  p = fma(p, z, c) for
+         * c = 0x1.bc550ap-4f, 0x1.24cd5cp-3f, 0x1.9998a6p-3f, 0x1.555556p-2f;  w = u + u;
+         * y = max(x, 0) + fma(w * z, p, w), as log(1 + e) = 2 atanh(u). y may be x. */
+    void (*exp)(float *y, const float *x, size_t n);      /* y may be x */
+    void (*l2_norm)(float *y, const float *x, size_t n, float eps, float factor);
+        /* ss = 16-lane fma sum of x*x; scale = (1.0f / sqrtf(ss + eps)) * factor; y = x * scale. y may be x. */
+    void (*causal_conv)(const ct_conv_tile *tile);
+        /* u[t] = x[t], or x[t] * b[t]; u[-1], u[-2], … are the state;  s = bias, or +0;
+         * s = fma(w[j], u[t - (width - 1) + j], s), j ascending;  y[t] = s / (1.0f + exp(-s)), or c[t] * s */
+    void (*mamba_scan)(const ct_mamba_tile *tile);
+        /* per channel j: dt' = softplus(dt[j] + dt_bias[j]), or of dt[j];  xd = x[j] * dt';  s = +0; ascending i:
+         *     state[i][j] = fma(xd, b[i], state[i][j] * exp(dt' * a[i][j]));  s = fma(c[i], state[i][j], s)
+         * s = fma(d[j], x[j], s);  y[j] = (z[j] / (1.0f + exp(-z[j]))) * s */
+    void (*ssd_scan)(const ct_ssd_tile *tile);
+        /* per column j: xd = x[j] * dt;  state[i][j] = fma(b[i], xd, state[i][j] * decay);
+         * s = +0;  s = fma(c[i], state[i][j], s), i ascending;  y[j] = fma(d, x[j], s) */
+    void (*delta_scan)(const ct_delta_tile *tile);
+        /* per column j: s = 4-way sum over i of k[i] * state[i][j];  delta = fma(-decay, s, v[j]) * beta;
+         * state[i][j] = fma(k[i], delta, state[i][j] * decay);  o[j] = 4-way sum over i of q[i] * state[i][j] */
 } ct_kernels;
 
 /* The set by name, or the best one for name == NULL. NULL when the CPU (or this build) does not have it. */

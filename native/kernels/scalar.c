@@ -169,6 +169,63 @@ static void silu_mul(float *y, const float *gate, const float *up, size_t n)
     for (size_t i = 0; i < n; i++) y[i] = (gate[i] / (1.0f + exp_f32(-gate[i]))) * up[i];
 }
 
+static void layer_norm(float *y, const float *x, const float *weight, const float *bias, size_t n, float eps)
+{
+    float partial[16] = {0}, squares[16] = {0};
+    for (size_t i = 0; i < n; i++) partial[i % 16] += x[i];
+    float mean = sum16(partial) / (float)n;
+    for (size_t i = 0; i < n; i++) {
+        float d = x[i] - mean;
+        squares[i % 16] = fmaf(d, d, squares[i % 16]);
+    }
+    float scale = 1.0f / sqrtf(sum16(squares) / (float)n + eps);
+    for (size_t i = 0; i < n; i++) {
+        float v = ((x[i] - mean) * scale) * weight[i];
+        y[i] = bias != NULL ? v + bias[i] : v;
+    }
+}
+
+static void gelu_mul(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float u = gate[i] * fmaf(gate[i] * gate[i], 0x1.2444f2p-4f, 0x1.988454p+0f), v = gate[i] / (1.0f + exp_f32(-u));
+        y[i] = up != NULL ? v * up[i] : v;
+    }
+}
+
+static void gelu_erf_mul(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float a = fabsf(gate[i]), z = a * 0x1.6a09e6p-1f, t = 1.0f / fmaf(0.3275911f, z, 1.0f), p = 1.061405429f;
+        p = fmaf(p, t, -1.453152027f);
+        p = fmaf(p, t, 1.421413741f);
+        p = fmaf(p, t, -0.284496736f);
+        p = fmaf(p, t, 0.254829592f);
+        float tail = ((p * t) * exp_f32(-(z * z))) * 0.5f, v = fmaf(-a, tail, gate[i] > 0.0f ? gate[i] : 0.0f);
+        y[i] = up != NULL ? v * up[i] : v;
+    }
+}
+
+static void swiglu_oai(float *y, const float *gate, const float *up, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i] < 7.0f ? gate[i] : 7.0f, u = up[i] < 7.0f ? up[i] : 7.0f;
+        if (u < -7.0f) u = -7.0f;
+        y[i] = (g / (1.0f + exp_f32(-(g * 1.702f)))) * (u + 1.0f);
+    }
+}
+
+static void sigmoid_mul(float *y, const float *gate, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = y[i] / (1.0f + exp_f32(-gate[i]));
+}
+
+static void softcap(float *x, float cap, size_t n)
+{
+    float twice = 2.0f / cap;
+    for (size_t i = 0; i < n; i++) x[i] = cap * (1.0f - 2.0f / (1.0f + exp_f32(x[i] * twice)));
+}
+
 static void add(float *y, const float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++) y[i] += x[i];
@@ -215,6 +272,7 @@ static void attend_f32(const ct_attn_tile *tile, const float *kt, const float *v
         for (int32_t j = begin; j < end; j++) {
             s[j] = 0.0f;
             for (size_t d = 0; d < tile->d_k; d++) s[j] = fmaf(q[d], kt[d * CT_PAGE_TOKENS + (size_t)j], s[j]);
+            if (tile->softcap > 0.0f) softcap(&s[j], tile->softcap, 1);
             if (s[j] > m_new) m_new = s[j];
         }
         float corr = exp_f32(tile->m[i] - m_new);
@@ -250,6 +308,112 @@ static void attend_i8(const ct_attn_tile *tile, const ct_page_i8 *page)
     attend_f32(tile, kt32, v32);
 }
 
+/* ---- recurrent layers ---------------------------------------------------------------------------------------------- */
+
+static float silu_f32(float x) { return x / (1.0f + exp_f32(-x)); }
+
+static float softplus_f32(float x)
+{
+    float e = exp_f32(-fabsf(x)), u = e / (2.0f + e), z = u * u, w = u + u, p = 0x1.dbcb6cp-4f;
+    p = fmaf(p, z, 0x1.bc550ap-4f);
+    p = fmaf(p, z, 0x1.24cd5cp-3f);
+    p = fmaf(p, z, 0x1.9998a6p-3f);
+    p = fmaf(p, z, 0x1.555556p-2f);
+    return (x > 0.0f ? x : 0.0f) + fmaf(w * z, p, w);
+}
+
+static void sigmoid(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = 1.0f / (1.0f + exp_f32(-x[i]));
+}
+
+static void softplus(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = softplus_f32(x[i]);
+}
+
+static void exp_all(float *y, const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++) y[i] = exp_f32(x[i]);
+}
+
+static void l2_norm(float *y, const float *x, size_t n, float eps, float factor)
+{
+    float partial[16] = {0};
+    for (size_t i = 0; i < n; i++) partial[i % 16] = fmaf(x[i], x[i], partial[i % 16]);
+    float by = (1.0f / sqrtf(sum16(partial) + eps)) * factor;
+    for (size_t i = 0; i < n; i++) y[i] = x[i] * by;
+}
+
+static void causal_conv(const ct_conv_tile *c)
+{
+    for (size_t i = 0; i < c->n_channels; i++)
+        for (size_t t = 0; t < c->n_tok; t++) {
+            float in = c->x[t * c->x_stride + i], s = c->bias != NULL ? c->bias[i] : 0.0f;
+            if (c->b != NULL) in *= c->b[t * c->x_stride + i];
+            for (size_t j = 0; j < c->width; j++) {
+                float u = j < c->width - 1 ? c->state[j * c->state_stride + i] : in;
+                if (j > 0) c->state[(j - 1) * c->state_stride + i] = u;
+                s = fmaf(c->w[j * c->w_stride + i], u, s);
+            }
+            c->y[t * c->y_stride + i] = c->c != NULL ? c->c[t * c->x_stride + i] * s : silu_f32(s);
+        }
+}
+
+/* Column j of a state with n_rows rows: element i is 16 * i further. */
+static size_t column(size_t j, size_t n_rows) { return j / CT_STATE_COLS * n_rows * CT_STATE_COLS + j % CT_STATE_COLS; }
+
+static void mamba_scan(const ct_mamba_tile *m)
+{
+    for (size_t t = 0; t < m->n_tok; t++)
+        for (size_t j = 0; j < m->n_channels; j++) {
+            const float *a = m->a + column(j, m->d_state), *b = m->b + t * m->bc_stride, *c = m->c + t * m->bc_stride;
+            float *state = m->state + column(j, m->d_state);
+            float x = m->x[t * m->x_stride + j], dt = m->dt[t * m->dt_stride + j], s = 0.0f;
+            dt = softplus_f32(m->dt_bias != NULL ? dt + m->dt_bias[j] : dt);
+            for (size_t i = 0; i < m->d_state; i++) {
+                float *h = state + i * CT_STATE_COLS;
+                *h = fmaf(x * dt, b[i], *h * exp_f32(dt * a[i * CT_STATE_COLS]));
+                s = fmaf(c[i], *h, s);
+            }
+            m->y[t * m->y_stride + j] = silu_f32(m->z[t * m->z_stride + j]) * fmaf(m->d[j], x, s);
+        }
+}
+
+static void ssd_scan(const ct_ssd_tile *m)
+{
+    for (size_t t = 0; t < m->n_tok; t++)
+        for (size_t j = 0; j < m->head_dim; j++) {
+            const float *b = m->b + t * m->bc_stride, *c = m->c + t * m->bc_stride;
+            float *state = m->state + column(j, m->d_state), x = m->x[t * m->x_stride + j], s = 0.0f;
+            for (size_t i = 0; i < m->d_state; i++) {
+                float *h = state + i * CT_STATE_COLS;
+                *h = fmaf(b[i], x * m->dt[t], *h * m->decay[t]);
+                s = fmaf(c[i], *h, s);
+            }
+            m->y[t * m->y_stride + j] = fmaf(m->d, x, s);
+        }
+}
+
+static float sum4(const float p[4]) { return (p[0] + p[1]) + (p[2] + p[3]); }
+
+static void delta_scan(const ct_delta_tile *d)
+{
+    for (size_t t = 0; t < d->n_tok; t++)
+        for (size_t j = 0; j < d->d_v; j++) {
+            const float *q = d->q + t * d->qk_stride, *k = d->k + t * d->qk_stride;
+            float *state = d->state + column(j, d->d_k), p[4] = {0}, o[4] = {0};
+            for (size_t i = 0; i < d->d_k; i++) p[i % 4] = fmaf(k[i], state[i * CT_STATE_COLS], p[i % 4]);
+            float delta = fmaf(-d->decay[t], sum4(p), d->v[t * d->v_stride + j]) * d->beta[t];
+            for (size_t i = 0; i < d->d_k; i++) {
+                float *s = state + i * CT_STATE_COLS;
+                *s = fmaf(k[i], delta, *s * d->decay[t]);
+                o[i % 4] = fmaf(q[i], *s, o[i % 4]);
+            }
+            d->o[t * d->o_stride + j] = sum4(o);
+        }
+}
+
 void ct_kernels_init_scalar(ct_kernels *k)
 {
     *k = (ct_kernels){
@@ -267,6 +431,12 @@ void ct_kernels_init_scalar(ct_kernels *k)
         .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
+        .layer_norm = layer_norm,
+        .gelu_mul = gelu_mul,
+        .gelu_erf_mul = gelu_erf_mul,
+        .swiglu_oai = swiglu_oai,
+        .sigmoid_mul = sigmoid_mul,
+        .softcap = softcap,
         .add = add,
         .scale = scale,
         .max_index = max_index,
@@ -274,6 +444,14 @@ void ct_kernels_init_scalar(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     k->matvec[CT_F32] = matvec_f32;
 }

@@ -36,16 +36,32 @@ typedef struct store_job {
     const ct_exec *exec;
     const ct_kv_layout *kv;
     const ct_run *runs;
+    const ct_attn *attn;
     float *q, *k;
-    const float *v, *angles;
-    size_t layer, n_heads, n_rot, n_runs, tile_tokens;
-    ct_rope_pairs pairs;
+    const float *v;
+    size_t n_runs, tile_tokens;
 } store_job;
+
+/* Norm and rotation of the heads of one token. */
+static void prepare_heads(const store_job *j, float *x, size_t n_heads, const ct_norm *norm, size_t row)
+{
+    const ct_attn *a = j->attn;
+    size_t d = j->kv->d_k;
+    if (norm->weight != NULL && a->norm_whole) ct_norm_row(j->exec->k, norm, x, x, n_heads * d);
+    else if (norm->weight != NULL) {
+        ct_norm head = *norm;
+        for (size_t h = 0; h < n_heads; h++) {
+            if (a->norm_per_head) head.weight = norm->weight + h * d;
+            ct_norm_row(j->exec->k, &head, x + h * d, x + h * d, d);
+        }
+    }
+    if (a->angles != NULL) ct_rope_apply(x + a->rot_first, n_heads, d, a->n_rot, a->pairs, a->angles + row * a->n_rot);
+}
 
 static void store_head(const store_job *j, uint8_t *page, size_t head, size_t slot, const float *k, const float *v)
 {
     const ct_kv_layout *kv = j->kv;
-    uint8_t *at = head_page(kv, page, j->layer, head);
+    uint8_t *at = head_page(kv, page, j->attn->layer, head);
     if (kv->type == CT_KV_I8) {
         int8_t codes[64], *kt = (int8_t *)at, *vs = kt + CT_PAGE_TOKENS * kv->d_k;
         float scales[64 / CT_KV_BLOCK], *k_scale = (float *)(void *)(vs + CT_PAGE_TOKENS * kv->d_v);
@@ -84,23 +100,22 @@ static void store_tile(void *ctx, size_t tile, int thread)
         size_t from = run->first > begin ? run->first : begin, to = ct_min_size(run->first + run->n_tok, end);
         for (size_t row = from; row < to; row++) {
             size_t pos = run->pos + (row - run->first);
-            const float *angles = j->angles + row * j->n_rot;
             float *k = j->k + row * kv->n_kv_heads * kv->d_k;
             const float *v = j->v + row * kv->n_kv_heads * kv->d_v;
-            ct_rope_apply(j->q + row * j->n_heads * kv->d_k, j->n_heads, kv->d_k, j->n_rot, j->pairs, angles);
-            ct_rope_apply(k, kv->n_kv_heads, kv->d_k, j->n_rot, j->pairs, angles);
+            prepare_heads(j, j->q + row * j->attn->n_heads * kv->d_k, j->attn->n_heads, &j->attn->q_norm, row);
+            prepare_heads(j, k, kv->n_kv_heads, &j->attn->k_norm, row);
             for (size_t h = 0; h < kv->n_kv_heads; h++)
                 store_head(j, run->pages[pos / CT_PAGE_TOKENS], h, pos % CT_PAGE_TOKENS, k + h * kv->d_k, v + h * kv->d_v);
         }
     }
 }
 
-void ct_rope_and_store(const ct_exec *exec, const ct_kv_layout *kv, size_t layer, const ct_run *runs, size_t n_runs, float *q, float *k,
-                       const float *v, const float *angles, size_t n_heads, size_t n_rot, ct_rope_pairs pairs)
+void ct_store_keys(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, float *q, float *k,
+                   const float *v)
 {
     size_t n_tok = n_runs == 0 ? 0 : runs[n_runs - 1].first + runs[n_runs - 1].n_tok;
     size_t share = (n_tok + (size_t)ct_pool_threads(exec->pool) - 1) / (size_t)ct_pool_threads(exec->pool);
-    store_job j = {exec, kv, runs, q, k, v, angles, layer, n_heads, n_rot, n_runs, ct_min_size(share, CT_PAGE_TOKENS), pairs};
+    store_job j = {exec, kv, runs, attn, q, k, v, n_runs, ct_min_size(share, CT_PAGE_TOKENS)};
     if (n_tok > 0) ct_pool_run(exec->pool, store_tile, &j, (n_tok + j.tile_tokens - 1) / j.tile_tokens);
 }
 
@@ -117,9 +132,9 @@ typedef struct attend_job {
     const ct_kv_layout *kv;
     const ct_run *runs;
     const float *q;
+    const ct_attn *attn;
     float *out;
     size_t layer, n_runs, n_heads, window;
-    float scale;
     size_t group;      /* query heads per kv head */
     size_t part_heads; /* query heads of a tile */
     size_t n_parts;    /* tiles per kv head and token range */
@@ -131,13 +146,6 @@ typedef struct attend_job {
 typedef struct query_state {
     float *m, *l, *o; /* [1], [16], [d_v] */
 } query_state;
-
-static float exp_of(const ct_kernels *k, float x)
-{
-    float e, weighted;
-    k->softmax_stats(&x, 1, 0.0f, &e, &weighted);
-    return e;
-}
 
 /* x = x * a + y * b, where a or b is 1: multiplying by it changes nothing. */
 static void blend(float *restrict x, const float *restrict y, size_t n, float a, float b)
@@ -154,9 +162,9 @@ static void merge(const ct_kernels *k, query_state total, query_state part, size
     if (*part.m == -INFINITY) return;
     float a = 1.0f, b = 1.0f;
     if (*part.m > *total.m) {
-        a = *total.m == -INFINITY ? 0.0f : exp_of(k, *total.m - *part.m);
+        a = *total.m == -INFINITY ? 0.0f : ct_exp_of(k, *total.m - *part.m);
         *total.m = *part.m;
-    } else b = exp_of(k, *part.m - *total.m);
+    } else b = ct_exp_of(k, *part.m - *total.m);
     blend(total.l, part.l, 16, a, b);
     blend(total.o, part.o, d_v, a, b);
 }
@@ -168,12 +176,14 @@ static void clear(float *m, float *l, float *o, size_t n_q, size_t d_v)
     memset(o, 0, n_q * d_v * sizeof *o);
 }
 
-/* out [d_v] = o / sum16(l); l is used up. */
-static void finish(float *restrict out, float *restrict l, const float *restrict o, size_t d_v)
+/* out [d_v] = o / (sum16(l) + exp(sink - m)); l is used up. */
+static void finish(const attend_job *j, float *restrict out, float m, float *restrict l, const float *restrict o, size_t head)
 {
     for (size_t half = 8; half >= 1; half /= 2)
         for (size_t lane = 0; lane < half; lane++) l[lane] += l[lane + half];
-    for (size_t c = 0; c < d_v; c++) out[c] = o[c] / l[0];
+    float sum = l[0];
+    if (j->attn->sinks != NULL) sum += ct_exp_of(j->exec->k, j->attn->sinks[head] - m);
+    for (size_t c = 0; c < j->kv->d_v; c++) out[c] = o[c] / sum;
 }
 
 static float *query_out(const attend_job *j, size_t row, size_t head) { return j->out + (row * j->n_heads + head) * j->kv->d_v; }
@@ -238,13 +248,13 @@ static void attend_range(const attend_job *j, const ct_run *run, size_t kv_head,
     float *q = (float *)(void *)scratch, *o = q + ct_round_up(n_q * kv->d_k, 16), *l = o + ct_round_up(n_q * kv->d_v, 16);
     float *m = l + n_q * 16, *all_o = m + ct_round_up(n_q, 16), *all_l = all_o + ct_round_up(n_q * kv->d_v, 16);
     float *all_m = all_l + n_q * 16, *rest = all_m + ct_round_up(n_q, 16);
-    ct_attn_tile tile = {.n_q = n_q, .d_k = kv->d_k, .d_v = kv->d_v, .q = q, .begin = begin, .end = end, .m = m, .l = l, .o = o, .scratch = rest};
+    ct_attn_tile tile = {.n_q = n_q, .d_k = kv->d_k, .d_v = kv->d_v, .softcap = j->attn->softcap, .q = q, .begin = begin, .end = end, .m = m, .l = l, .o = o, .scratch = rest};
 
     for (size_t t = 0; t < n_tok; t++)
         for (size_t h = 0; h < n_heads; h++) {
             const float *restrict from = j->q + ((first_row + t) * j->n_heads + first_head + h) * kv->d_k;
             float *restrict to = q + (t * n_heads + h) * kv->d_k;
-            for (size_t d = 0; d < kv->d_k; d++) to[d] = from[d] * j->scale;
+            for (size_t d = 0; d < kv->d_k; d++) to[d] = from[d] * j->attn->scale;
         }
     size_t first_pos = run->pos + first_tok, last_page = (first_pos + n_tok - 1) / CT_PAGE_TOKENS;
     size_t first_page = oldest_pos(j, first_pos) / CT_PAGE_TOKENS;
@@ -263,7 +273,7 @@ static void attend_range(const attend_job *j, const ct_run *run, size_t kv_head,
     for (size_t i = 0; i < n_q; i++) {
         size_t row = first_row + i / n_heads, head = first_head + i % n_heads;
         if (only == SIZE_MAX) {
-            finish(query_out(j, row, head), (several ? all_l : l) + i * 16, (several ? all_o : o) + i * kv->d_v, kv->d_v);
+            finish(j, query_out(j, row, head), (several ? all_m : m)[i], (several ? all_l : l) + i * 16, (several ? all_o : o) + i * kv->d_v, head);
             continue;
         }
         query_state state = saved_state(j, row, head, only);
@@ -301,15 +311,16 @@ static void merge_run(const attend_job *j, const ct_run *run)
                 if (*total.m == -INFINITY) total = part; /* as merge would leave it */
                 else merge(j->exec->k, total, part, j->kv->d_v);
             }
-            finish(query_out(j, row, head), total.l, total.o, j->kv->d_v);
+            finish(j, query_out(j, row, head), *total.m, total.l, total.o, head);
         }
 }
 
-void ct_attention(const ct_exec *exec, const ct_kv_layout *kv, size_t layer, const ct_run *runs, size_t n_runs, const float *q,
-                  float *out, size_t n_heads, size_t window, float scale)
+void ct_attention(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, const float *q,
+                  float *out)
 {
-    attend_job j = {.exec = exec, .kv = kv, .runs = runs, .q = q, .out = out, .layer = layer, .n_runs = n_runs, .n_heads = n_heads,
-                    .window = window, .scale = scale, .group = n_heads / kv->n_kv_heads};
+    size_t n_heads = attn->n_heads;
+    attend_job j = {.exec = exec, .kv = kv, .runs = runs, .q = q, .attn = attn, .out = out, .layer = attn->layer, .n_runs = n_runs,
+                    .n_heads = n_heads, .window = attn->window, .group = n_heads / kv->n_kv_heads};
     size_t n_tok = 0, n_tiles = 0, n_rows = 0, n_segments = 1, n_threads = (size_t)ct_pool_threads(exec->pool);
     for (size_t i = 0; i < n_runs; i++) {
         size_t n = run_segments(&j, &runs[i]);

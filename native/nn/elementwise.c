@@ -9,15 +9,39 @@ enum {
 typedef struct job {
     const ct_kernels *k;
     float *y;
-    const float *x, *weight;
+    const float *x;
+    const ct_norm *norm;
     size_t n_tok, n, tile_tokens;
-    float eps;
+    float factor;
+    ct_activation act;
     void (*row)(const struct job *j, size_t t);
 } job;
 
-static void norm_row(const job *j, size_t t) { j->k->rms_norm(j->y + t * j->n, j->x + t * j->n, j->weight, j->n, j->eps); }
-static void silu_row(const job *j, size_t t) { j->k->silu_mul(j->y + t * j->n, j->y + t * j->n, j->x + t * j->n, j->n); }
+void ct_norm_row(const ct_kernels *k, const ct_norm *norm, float *y, const float *x, size_t n)
+{
+    if (norm->kind == CT_NORM_LAYER) k->layer_norm(y, x, norm->weight, norm->bias, n, norm->eps);
+    else k->rms_norm(y, x, norm->weight, n, norm->eps);
+}
+
+void ct_activate_row(const ct_kernels *k, ct_activation act, float *gate, const float *up, size_t n)
+{
+    switch (act) {
+    case CT_SILU: k->silu_mul(gate, gate, up, n); break;
+    case CT_GELU: k->gelu_mul(gate, gate, up, n); break;
+    case CT_GELU_ERF: k->gelu_erf_mul(gate, gate, up, n); break;
+    case CT_SWIGLU_OAI: k->swiglu_oai(gate, gate, up, n); break;
+    }
+}
+
+static void norm_row(const job *j, size_t t) { ct_norm_row(j->k, j->norm, j->y + t * j->n, j->x + t * j->n, j->n); }
+static void activate_row(const job *j, size_t t)
+{
+    ct_activate_row(j->k, j->act, j->y + t * j->n, j->x != NULL ? j->x + t * j->n : NULL, j->n);
+}
 static void add_row(const job *j, size_t t) { j->k->add(j->y + t * j->n, j->x + t * j->n, j->n); }
+static void scale_row(const job *j, size_t t) { j->k->scale(j->y + t * j->n, j->factor, j->n); }
+static void softcap_row(const job *j, size_t t) { j->k->softcap(j->y + t * j->n, j->factor, j->n); }
+static void sigmoid_row(const job *j, size_t t) { j->k->sigmoid_mul(j->y + t * j->n, j->x + t * j->n, j->n); }
 
 static void tile(void *ctx, size_t index, int thread)
 {
@@ -29,21 +53,37 @@ static void tile(void *ctx, size_t index, int thread)
 
 static void run(const ct_exec *exec, job j)
 {
+    j.k = exec->k;
     j.tile_tokens = j.n < TILE_ELEMS ? ct_min_size((TILE_ELEMS + j.n - 1) / j.n, TILE_TOKENS) : 1;
     ct_pool_run(exec->pool, tile, &j, (j.n_tok + j.tile_tokens - 1) / j.tile_tokens);
 }
 
-void ct_rms_norm(const ct_exec *exec, float *y, const float *x, const float *weight, size_t n_tok, size_t n, float eps)
+void ct_norm_rows(const ct_exec *exec, const ct_norm *norm, float *y, const float *x, size_t n_tok, size_t n)
 {
-    run(exec, (job){.k = exec->k, .y = y, .x = x, .weight = weight, .n_tok = n_tok, .n = n, .eps = eps, .row = norm_row});
+    run(exec, (job){.y = y, .x = x, .norm = norm, .n_tok = n_tok, .n = n, .row = norm_row});
 }
 
-void ct_silu_mul(const ct_exec *exec, float *gate, const float *up, size_t n_tok, size_t n)
+void ct_activate(const ct_exec *exec, ct_activation act, float *gate, const float *up, size_t n_tok, size_t n)
 {
-    run(exec, (job){.k = exec->k, .y = gate, .x = up, .n_tok = n_tok, .n = n, .row = silu_row});
+    run(exec, (job){.y = gate, .x = up, .act = act, .n_tok = n_tok, .n = n, .row = activate_row});
 }
 
 void ct_add(const ct_exec *exec, float *y, const float *x, size_t n_tok, size_t n)
 {
-    run(exec, (job){.k = exec->k, .y = y, .x = x, .n_tok = n_tok, .n = n, .row = add_row});
+    run(exec, (job){.y = y, .x = x, .n_tok = n_tok, .n = n, .row = add_row});
+}
+
+void ct_scale(const ct_exec *exec, float *y, float factor, size_t n_tok, size_t n)
+{
+    if (factor != 1.0f) run(exec, (job){.y = y, .factor = factor, .n_tok = n_tok, .n = n, .row = scale_row});
+}
+
+void ct_softcap(const ct_exec *exec, float *y, float cap, size_t n_tok, size_t n)
+{
+    run(exec, (job){.y = y, .factor = cap, .n_tok = n_tok, .n = n, .row = softcap_row});
+}
+
+void ct_sigmoid_mul(const ct_exec *exec, float *y, const float *gate, size_t n_tok, size_t n)
+{
+    run(exec, (job){.y = y, .x = gate, .n_tok = n_tok, .n = n, .row = sigmoid_row});
 }

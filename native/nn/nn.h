@@ -14,8 +14,19 @@ typedef struct ct_matrix {
     size_t n_rows; /* output features */
     size_t n_cols; /* input features */
     size_t row_bytes;
-    const float *bias; /* [n_rows] or NULL */
+    size_t part_rows;  /* of several equal matrices in one tensor: rows from one to the next; 0: n_rows */
+    const float *bias; /* [n_rows] or NULL; of several matrices, as far apart as they are */
 } ct_matrix;
+
+/* Matrix number `part` of several. */
+static inline ct_matrix ct_matrix_part(const ct_matrix *all, size_t part)
+{
+    ct_matrix one = *all;
+    size_t rows = (all->part_rows > 0 ? all->part_rows : all->n_rows) * part;
+    one.data += rows * all->row_bytes;
+    if (one.bias != NULL) one.bias += rows;
+    return one;
+}
 
 /* What computes: kernels, threads and per-thread scratch. Sized once for the widest matrix and head of a model. */
 typedef struct ct_exec {
@@ -53,6 +64,22 @@ typedef struct ct_product {
 /* All products of one input, in one parallel region. Quantises the input when the first integer product needs it. */
 void ct_linear(const ct_exec *exec, ct_input *input, const ct_product *products, size_t n_products);
 
+/* One of many products, each with an input of its own. The two last fields belong to ct_linear_groups. */
+typedef struct ct_group {
+    const ct_matrix *w;
+    const float *x;     /* [n_tok, w->n_cols], read where w is of a float type */
+    const uint8_t *act; /* the same quantised, read where it is not */
+    size_t n_tok;       /* at least 1 */
+    float *y;           /* [n_tok, w->n_rows] */
+    size_t tile_rows, first_tile;
+} ct_group;
+
+/* All groups in one parallel region. */
+void ct_linear_groups(const ct_exec *exec, ct_group *groups, size_t n_groups);
+
+/* Rows [n_tok, n_cols] as activations, act [n_tok, k->act_bytes(n_cols)]. */
+void ct_quantise_rows(const ct_exec *exec, uint8_t *act, const float *x, size_t n_tok, size_t n_cols);
+
 /* Says which products ct_linear will be asked for after the next region: threads that wait meanwhile fetch the weights with which
  * they will begin. Holds until called again. */
 void ct_linear_expect(const ct_exec *exec, const ct_product *products, size_t n_products, size_t n_tok);
@@ -62,9 +89,29 @@ void ct_embed_rows(const ct_matrix *w, const int32_t *ids, size_t n, float *y);
 
 /* ---- element-wise over tokens (elementwise.c) ----------------------------------------------------------------------- */
 
-void ct_rms_norm(const ct_exec *exec, float *y, const float *x, const float *weight, size_t n_tok, size_t n, float eps);
-void ct_silu_mul(const ct_exec *exec, float *gate, const float *up, size_t n_tok, size_t n); /* gate = silu(gate) * up */
-void ct_add(const ct_exec *exec, float *y, const float *x, size_t n_tok, size_t n);          /* y += x */
+typedef enum ct_norm_kind { CT_NORM_RMS, CT_NORM_LAYER } ct_norm_kind;
+
+typedef struct ct_norm {
+    const float *weight; /* [n]; NULL: the model has no such norm */
+    const float *bias;   /* [n] or NULL; LAYER only */
+    float eps;
+    ct_norm_kind kind;
+} ct_norm;
+
+typedef enum ct_activation { CT_SILU, CT_GELU, CT_GELU_ERF, CT_SWIGLU_OAI } ct_activation;
+
+/* All over rows [n_tok, n]. */
+void ct_norm_rows(const ct_exec *exec, const ct_norm *norm, float *y, const float *x, size_t n_tok, size_t n); /* y may be x */
+void ct_activate(const ct_exec *exec, ct_activation act, float *gate, const float *up, size_t n_tok, size_t n);
+    /* gate = act(gate) * up; the two GELUs go without up (NULL), too */
+void ct_add(const ct_exec *exec, float *y, const float *x, size_t n_tok, size_t n);            /* y += x */
+void ct_scale(const ct_exec *exec, float *y, float factor, size_t n_tok, size_t n);            /* y *= factor */
+void ct_softcap(const ct_exec *exec, float *y, float cap, size_t n_tok, size_t n);             /* y = cap * tanh(y / cap) */
+void ct_sigmoid_mul(const ct_exec *exec, float *y, const float *gate, size_t n_tok, size_t n); /* y *= sigmoid(gate) */
+
+/* The same for one row, without threads. */
+void ct_norm_row(const ct_kernels *k, const ct_norm *norm, float *y, const float *x, size_t n);
+void ct_activate_row(const ct_kernels *k, ct_activation act, float *gate, const float *up, size_t n);
 
 /* ---- rotary positions (rope.c) -------------------------------------------------------------------------------------- */
 
@@ -84,6 +131,8 @@ typedef struct ct_rope_config {
     float n_context_orig;    /* trained context, tokens (YaRN) */
     float attn_factor;       /* multiplies cos and sin */
     float beta_fast, beta_slow; /* YaRN's ramp, in turns over the original context */
+    bool not_rounded;        /* YaRN's ramp ends at fractions of a pair */
+    bool needs_factors;      /* the model says that it has factors */
     const float *freq_factors;  /* [n_rot/2], divide the frequencies (llama3), or NULL */
 } ct_rope_config;
 
@@ -118,15 +167,33 @@ typedef struct ct_run {
     size_t n_tok;
     size_t pos;             /* position of that token in its sequence */
     uint8_t *const *pages;  /* the sequence's pages, by position / CT_PAGE_TOKENS */
+    float *state;           /* the sequence's recurrent state before this token, replaced by the one after the run; NULL: the model has none */
+    bool beyond_context;    /* the sequence is longer than the context before its extension: other rotary factors hold for all of it */
 } ct_run;
 
-/* Turns q and k (in place) by their angles and stores k and v in the pages.
- *   q [n_tok, n_heads*d_k], k [n_tok, n_kv_heads*d_k], v [n_tok, n_kv_heads*d_v], angles [n_tok, n_rot] */
-void ct_rope_and_store(const ct_exec *exec, const ct_kv_layout *kv, size_t layer, const ct_run *runs, size_t n_runs, float *q, float *k,
-                       const float *v, const float *angles, size_t n_heads, size_t n_rot, ct_rope_pairs pairs);
+/* How a layer attends. */
+typedef struct ct_attn {
+    size_t layer;               /* in the pages */
+    size_t n_heads;
+    size_t window;              /* keys seen at most; 0: all before it */
+    float scale;                /* multiplies q·k */
+    float softcap;              /* then cap * tanh(· / cap); 0: not */
+    const float *sinks;         /* [n_heads] a score per head that takes part in the softmax without a value, or NULL */
+    ct_norm q_norm, k_norm;     /* before the rotation */
+    bool norm_whole;            /* over all heads together; else head by head */
+    bool norm_per_head;         /* with weights [n_heads, d_k], else [d_k] for all */
+    const float *angles;        /* [n_tok, n_rot]; NULL: q and k are not turned */
+    size_t n_rot, rot_first;    /* elements of a head that turn, from rot_first on */
+    ct_rope_pairs pairs;
+} ct_attn;
 
-/* Causal attention of every token over its own sequence. q as above, out [n_tok, n_heads*d_v]; window: keys seen at most (0: all). */
-void ct_attention(const ct_exec *exec, const ct_kv_layout *kv, size_t layer, const ct_run *runs, size_t n_runs, const float *q,
-                  float *out, size_t n_heads, size_t window, float scale);
+/* Norms and turns q and k (in place) and stores k and v in the pages.
+ *   q [n_tok, n_heads*d_k], k [n_tok, n_kv_heads*d_k], v [n_tok, n_kv_heads*d_v] */
+void ct_store_keys(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, float *q, float *k,
+                   const float *v);
+
+/* Causal attention of every token over its own sequence. q as above, out [n_tok, n_heads*d_v]. */
+void ct_attention(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, const float *q,
+                  float *out);
 
 #endif

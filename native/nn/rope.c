@@ -16,8 +16,11 @@ void ct_rope_frequencies(const ct_rope_config *c, double *freq, float *magnitude
     double low = 0.0, high = 0.0, interpolation = c->scaling == CT_ROPE_NONE ? 1.0 : 1.0 / (double)c->factor;
     *magnitude = c->attn_factor;
     if (c->scaling == CT_ROPE_YARN) {
-        low = fmax(0.0, floor(yarn_pair(c, (double)c->beta_fast)));
-        high = fmin((double)c->n_rot - 1.0, ceil(yarn_pair(c, (double)c->beta_slow)));
+        low = yarn_pair(c, (double)c->beta_fast);
+        high = yarn_pair(c, (double)c->beta_slow);
+        if (!c->not_rounded) low = floor(low), high = ceil(high);
+        low = fmax(0.0, low);
+        high = fmin((double)c->n_rot - 1.0, high);
         *magnitude *= (float)(1.0 + 0.1 * log((double)c->factor));
     }
     for (size_t i = 0; i < n_pairs; i++) {

@@ -46,8 +46,9 @@ static void attend(const ct_exec *exec, sequence *s, size_t pos, size_t n, size_
 {
     ct_run run = {.first = 0, .n_tok = n, .pos = pos, .pages = s->pages};
     float *q = s->q + pos * N_HEADS * D;
-    ct_rope_and_store(exec, &s->kv, 0, &run, 1, q, s->k + pos * N_KV_HEADS * D, s->v + pos * N_KV_HEADS * D, q, N_HEADS, 0, CT_ROPE_HALVES);
-    ct_attention(exec, &s->kv, 0, &run, 1, q, out, N_HEADS, window, 0.25f);
+    ct_attn attn = {.n_heads = N_HEADS, .window = window, .scale = 0.25f};
+    ct_store_keys(exec, &s->kv, &attn, &run, 1, q, s->k + pos * N_KV_HEADS * D, s->v + pos * N_KV_HEADS * D);
+    ct_attention(exec, &s->kv, &attn, &run, 1, q, out);
 }
 
 /* One head of one token in float64. */
@@ -141,7 +142,7 @@ TEST(sequences_of_different_lengths_together)
         memcpy(q + i * ROW, s[i].q + pos[i] * ROW, sizeof alone);
         runs[i] = (ct_run){.first = i, .n_tok = 1, .pos = pos[i], .pages = s[i].pages};
     }
-    ct_attention(&exec, &s[0].kv, 0, runs, 3, q, out, N_HEADS, 0, 0.25f);
+    ct_attention(&exec, &s[0].kv, &(ct_attn){.n_heads = N_HEADS, .scale = 0.25f}, runs, 3, q, out);
     for (size_t i = 0; i < 3; i++) {
         attend(&exec, &s[i], pos[i], 1, 0, alone);
         CHECK_MSG(memcmp(alone, out + i * ROW, sizeof alone) == 0, "sequence %zu differs", i);

@@ -112,7 +112,7 @@ static void fill_x(test_rng *rng, float *x, size_t n, int kind)
     }
 }
 
-/* Where the blocks of a type keep their half-precision scales; SIZE_MAX: none. */
+/* Where the blocks of a type keep their half-precision scales; SIZE_MAX: none, its scales may be any bytes. */
 typedef struct scale_fields {
     ct_type type;
     size_t d, m;
@@ -122,7 +122,10 @@ static const scale_fields scales_of[] = {
     {CT_Q4_0, 0, SIZE_MAX},  {CT_Q4_1, 0, 2},         {CT_Q5_0, 0, SIZE_MAX},   {CT_Q5_1, 0, 2},
     {CT_Q8_0, 0, SIZE_MAX},  {CT_Q2_K, 80, 82},       {CT_Q3_K, 108, SIZE_MAX}, {CT_Q4_K, 0, 2},
     {CT_Q5_K, 0, 2},         {CT_Q6_K, 208, SIZE_MAX}, {CT_IQ4_NL, 0, SIZE_MAX}, {CT_IQ4_XS, 0, SIZE_MAX},
-    {CT_TQ1_0, 52, SIZE_MAX}, {CT_TQ2_0, 64, SIZE_MAX},
+    {CT_TQ1_0, 52, SIZE_MAX}, {CT_TQ2_0, 64, SIZE_MAX}, {CT_IQ1_S, 0, SIZE_MAX},
+    {CT_IQ1_M, SIZE_MAX, SIZE_MAX}, {CT_IQ2_XXS, 0, SIZE_MAX}, {CT_IQ2_XS, 0, SIZE_MAX}, {CT_IQ2_S, 0, SIZE_MAX},
+    {CT_IQ3_XXS, 0, SIZE_MAX}, {CT_IQ3_S, 0, SIZE_MAX}, {CT_MXFP4, SIZE_MAX, SIZE_MAX}, {CT_NVFP4, SIZE_MAX, SIZE_MAX},
+    {CT_Q1_0, 0, SIZE_MAX}, {CT_Q2_0, 0, SIZE_MAX},
 };
 
 enum { W_RANDOM, W_ZEROS, W_ONES, W_MINIMUM, W_SUBNORMAL, W_ZERO_SCALE, N_W_KINDS };
@@ -146,7 +149,10 @@ static void fill_row(test_rng *rng, uint8_t *row, const ct_type_info *info, cons
                      : kind == W_MINIMUM ? 0x80
                                          : (uint8_t)test_u64(rng);
         uint16_t d = random_scale(rng, kind), m = random_scale(rng, kind);
-        memcpy(row + fields->d, &d, sizeof d);
+        if (fields->type == CT_MXFP4) row[0] = (uint8_t)(kind == W_SUBNORMAL ? d % 4 : 100 + d % 40); /* or 2^-28 … 2^12 */
+        if (fields->type == CT_IQ1_M) /* four bits in each of four words */
+            for (size_t i = 0; i < 4; i++) row[49 + 2 * i] = (uint8_t)((row[49 + 2 * i] & 15) | (d >> 4 * i & 15) << 4);
+        if (fields->d != SIZE_MAX) memcpy(row + fields->d, &d, sizeof d);
         if (fields->m != SIZE_MAX) memcpy(row + fields->m, &m, sizeof m);
     }
 }
@@ -164,7 +170,7 @@ TEST(sets_are_complete)
         if (n++ == 0) CHECK_STR(best->name, k->name);
         CHECK(ct_kernels_get(k->name) == k);
         CHECK(k->act_bytes && k->quantize_act && k->panel_bytes && k->pack_panel && k->gemm_i8 && k->gemm_f32);
-        CHECK(k->f16_to_f32 && k->bf16_to_f32 && k->f32_to_f16 && k->quantize_kv && k->rms_norm && k->silu_mul && k->add && k->scale);
+        CHECK(k->f16_to_f32 && k->bf16_to_f32 && k->f32_to_f16 && k->quantize_kv && k->rms_norm && k->silu_mul && k->gelu_mul && k->gelu_erf_mul && k->swiglu_oai && k->layer_norm && k->softcap && k->sigmoid_mul && k->add && k->scale);
         CHECK(k->max_index && k->softmax_stats && k->attend_f16 && k->attend_f32 && k->attend_i8);
         CHECK(k->panel_rows > 0);
         for (size_t n_cols = 32; n_cols <= 4096; n_cols += 32) {
@@ -332,7 +338,8 @@ static void reference(int_case *c, const float *w32)
                 sum += (w32 != NULL ? (double)w32[r * c->n_cols + i] : code_part + min_part) * a[i];
                 magnitude += (fabs(code_part) + fabs(min_part)) * fabs(a[i]);
             }
-            double bound = ((double)(2 * c->n_sub) + 8.0) * (double)EPS * magnitude + (double)c->n_sub * 1e-42;
+            double tiny = c->type == CT_MXFP4 ? 1e-40 : 1e-42; /* its d may be as small as floats become, and be rounded */
+            double bound = ((double)(2 * c->n_sub) + 8.0) * (double)EPS * magnitude + (double)c->n_sub * tiny;
             double got = (double)c->want[t * c->n_rows + r];
             if (!CHECK_MSG(fabs(got - sum) <= bound, "scalar, %s: row %zu of token %zu is %.9g, not %.9g within %g", c->label,
                            r, t, got, sum, bound))
@@ -760,7 +767,25 @@ TEST(rms_norm)
     }
 }
 
-TEST(silu_mul_and_its_exponential)
+/* What an activation is, in float64. */
+static double exact_silu(double g, double u) { return g / (1.0 + exp(-g)) * u; }
+static double exact_gelu(double g, double u) { return 0.5 * g * (1.0 + tanh(0.79788456080286535588 * (g + 0.044715 * g * g * g))) * u; }
+static double exact_gelu_erf(double g, double u) { return 0.5 * g * (1.0 + erf(g * 0.70710678118654752440)) * u; }
+static double exact_oai(double g, double u)
+{
+    g = fmin(g, 7.0);
+    return g / (1.0 + exp(-1.702 * g)) * (fmin(fmax(u, -7.0), 7.0) + 1.0);
+}
+
+typedef void (*activation)(float *y, const float *gate, const float *up, size_t n);
+
+static activation activation_of(const ct_kernels *k, size_t which)
+{
+    activation all[] = {k->silu_mul, k->gelu_mul, k->gelu_erf_mul, k->swiglu_oai};
+    return all[which];
+}
+
+static void check_activation(size_t which, const char *name, double (*exact)(double, double), double tolerance)
 {
     test_rng rng = {8};
     for (size_t round = 0; round < 72; round++) {
@@ -775,28 +800,118 @@ TEST(silu_mul_and_its_exponential)
                 while (!isfinite(*g));
             else
                 *g = test_uniform(&rng) * 12.0f;
-            floats(&up)[i] = test_uniform(&rng);
+            floats(&up)[i] = test_uniform(&rng) * 9.0f;
         }
-        scalar()->silu_mul(floats(&want), floats(&gate), floats(&up), n);
+        activation_of(scalar(), which)(floats(&want), floats(&gate), floats(&up), n);
         for (size_t i = 0; i < n; i++) {
-            double g = (double)floats(&gate)[i], exact = g / (1.0 + exp(-g)) * (double)floats(&up)[i];
-            if (fabs(g) < 87.0) CHECK_NEAR(floats(&want)[i], exact, fabs(exact) * 8.0 * (double)EPS + 1e-42);
+            double g = (double)floats(&gate)[i], u = (double)floats(&up)[i], e = exact(g, u);
+            if (fabs(g) < 40.0) CHECK_NEAR(floats(&want)[i], e, fabs(e) * 8.0 * (double)EPS + tolerance * (1.0 + fabs(g)) * (1.0 + fabs(u)) + 1e-42);
         }
         FOR_SETS(k) {
             test_guarded y = floats_alloc(n);
-            k->silu_mul(floats(&y), floats(&gate), floats(&up), n);
-            check_floats(k, "silu_mul", floats(&y), floats(&want), n);
+            activation act = activation_of(k, which);
+            act(floats(&y), floats(&gate), floats(&up), n);
+            check_floats(k, name, floats(&y), floats(&want), n);
             if (n > 0) memcpy(y.data, gate.data, n * sizeof(float));
-            k->silu_mul(floats(&y), floats(&y), floats(&up), n);
-            check_floats(k, "silu_mul into gate", floats(&y), floats(&want), n);
+            act(floats(&y), floats(&y), floats(&up), n);
+            check_floats(k, "activation into gate", floats(&y), floats(&want), n);
             if (n > 0) memcpy(y.data, up.data, n * sizeof(float));
-            k->silu_mul(floats(&y), floats(&gate), floats(&y), n);
-            check_floats(k, "silu_mul into up", floats(&y), floats(&want), n);
+            act(floats(&y), floats(&gate), floats(&y), n);
+            check_floats(k, "activation into up", floats(&y), floats(&want), n);
             test_guarded_free(&y);
+        }
+        if (which == 1 || which == 2) { /* without up */
+            activation_of(scalar(), which)(floats(&want), floats(&gate), NULL, n);
+            for (size_t i = 0; i < n; i++) {
+                double g = (double)floats(&gate)[i];
+                if (fabs(g) < 40.0) CHECK_NEAR(floats(&want)[i], exact(g, 1.0), fabs(exact(g, 1.0)) * 8.0 * (double)EPS + 2.0 * tolerance * (1.0 + fabs(g)) + 1e-42);
+            }
+            FOR_SETS(k) {
+                test_guarded y = floats_alloc(n);
+                activation_of(k, which)(floats(&y), floats(&gate), NULL, n);
+                check_floats(k, "activation without up", floats(&y), floats(&want), n);
+                test_guarded_free(&y);
+            }
         }
         test_guarded_free(&gate);
         test_guarded_free(&up);
         test_guarded_free(&want);
+    }
+}
+
+TEST(silu_mul_and_its_exponential) { check_activation(0, "silu_mul", exact_silu, 0.0); }
+TEST(gelu_by_tanh) { check_activation(1, "gelu_mul", exact_gelu, 1e-7); }
+TEST(gelu_by_erf) { check_activation(2, "gelu_erf_mul", exact_gelu_erf, 3e-7); }
+TEST(swiglu_of_gpt_oss) { check_activation(3, "swiglu_oai", exact_oai, 1e-7); }
+
+TEST(layer_norm)
+{
+    test_rng rng = {17};
+    for (size_t i = 0; i < 90; i++) {
+        size_t n = i < 80 ? 1 + i : 97 * (i - 70);
+        float eps = i % 3 ? 1e-5f : 0.1f;
+        test_guarded x = floats_alloc(n), w = floats_alloc(n), b = floats_alloc(n), want = floats_alloc(n);
+        fill_x(&rng, floats(&x), n, X_UNIFORM);
+        fill_x(&rng, floats(&w), n, X_UNIFORM);
+        fill_x(&rng, floats(&b), n, X_UNIFORM);
+        for (int biased = 0; biased < 2; biased++) {
+            const float *bias = biased ? floats(&b) : NULL;
+            scalar()->layer_norm(floats(&want), floats(&x), floats(&w), bias, n, eps);
+            double mean = 0.0, ss = 0.0, top = 0.0;
+            for (size_t j = 0; j < n; j++) mean += (double)floats(&x)[j] / (double)n, top = fmax(top, fabs((double)floats(&x)[j]));
+            for (size_t j = 0; j < n; j++) ss += ((double)floats(&x)[j] - mean) * ((double)floats(&x)[j] - mean) / (double)n;
+            for (size_t j = 0; j < n; j++) {
+                double exact = ((double)floats(&x)[j] - mean) / sqrt(ss + (double)eps) * (double)floats(&w)[j] + (biased ? (double)floats(&b)[j] : 0.0);
+                CHECK_NEAR(floats(&want)[j], exact, ((top / sqrt(ss + (double)eps)) * fabs((double)floats(&w)[j]) + fabs(exact) + 1.0) * ((double)(n / 16) + 16.0) * (double)EPS);
+            }
+            FOR_SETS(k) {
+                test_guarded y = floats_alloc(n);
+                k->layer_norm(floats(&y), floats(&x), floats(&w), bias, n, eps);
+                check_floats(k, "layer_norm", floats(&y), floats(&want), n);
+                memcpy(y.data, x.data, n * sizeof(float));
+                k->layer_norm(floats(&y), floats(&y), floats(&w), bias, n, eps);
+                check_floats(k, "layer_norm in place", floats(&y), floats(&want), n);
+                test_guarded_free(&y);
+            }
+        }
+        test_guarded_free(&x);
+        test_guarded_free(&w);
+        test_guarded_free(&b);
+        test_guarded_free(&want);
+    }
+}
+
+TEST(softcap_and_sigmoid)
+{
+    test_rng rng = {18};
+    for (size_t n = 0; n < 100; n++) {
+        float cap = n % 2 ? 30.0f : 5.0f;
+        test_guarded x = floats_alloc(n), gate = floats_alloc(n), capped = floats_alloc(n), gated = floats_alloc(n);
+        for (size_t i = 0; i < n; i++) floats(&x)[i] = test_uniform(&rng) * 90.0f, floats(&gate)[i] = test_uniform(&rng) * 40.0f;
+        if (n > 0) {
+            memcpy(capped.data, x.data, n * sizeof(float));
+            memcpy(gated.data, x.data, n * sizeof(float));
+        }
+        scalar()->softcap(floats(&capped), cap, n);
+        scalar()->sigmoid_mul(floats(&gated), floats(&gate), n);
+        for (size_t i = 0; i < n; i++) {
+            double v = (double)floats(&x)[i], exact = v / (1.0 + exp(-(double)floats(&gate)[i]));
+            CHECK_NEAR(floats(&capped)[i], (double)cap * tanh(v / (double)cap), (double)cap * 8.0 * (double)EPS);
+            CHECK_NEAR(floats(&gated)[i], exact, fabs(exact) * 8.0 * (double)EPS + 1e-42);
+        }
+        FOR_SETS(k) {
+            test_guarded y = floats_copy(floats(&x), n);
+            k->softcap(floats(&y), cap, n);
+            check_floats(k, "softcap", floats(&y), floats(&capped), n);
+            if (n > 0) memcpy(y.data, x.data, n * sizeof(float));
+            k->sigmoid_mul(floats(&y), floats(&gate), n);
+            check_floats(k, "sigmoid_mul", floats(&y), floats(&gated), n);
+            test_guarded_free(&y);
+        }
+        test_guarded_free(&x);
+        test_guarded_free(&gate);
+        test_guarded_free(&capped);
+        test_guarded_free(&gated);
     }
 }
 
@@ -984,7 +1099,7 @@ enum { PAGES = 4, RANGES_FULL, RANGES_CAUSAL, RANGES_WINDOW, RANGES_RANDOM, RANG
 
 typedef struct attn_case {
     size_t n_q, d_k, d_v;
-    float q_scale;
+    float softcap;
     ct_type type;                    /* CT_F32, CT_F16, or CT_Q8_0 for attend_i8 */
     float *q;                        /* [n_q, d_k] */
     int32_t *begin, *end;            /* [PAGES, n_q] */
@@ -1028,7 +1143,7 @@ static void attend(const ct_kernels *k, const attn_case *c, float *m, float *l, 
         memcpy(v.data, c->v_data[p], n_v * size);
         memcpy(begin.data, c->begin + p * c->n_q, c->n_q * sizeof(int32_t));
         memcpy(end.data, c->end + p * c->n_q, c->n_q * sizeof(int32_t));
-        ct_attn_tile tile = {.n_q = c->n_q, .d_k = c->d_k, .d_v = c->d_v, .q = floats(&q), .m = floats(&mg), .l = floats(&lg),
+        ct_attn_tile tile = {.n_q = c->n_q, .d_k = c->d_k, .d_v = c->d_v, .softcap = c->softcap, .q = floats(&q), .m = floats(&mg), .l = floats(&lg),
                              .o = floats(&og), .scratch = floats(&scratch), .begin = (const int32_t *)(void *)begin.data,
                              .end = (const int32_t *)(void *)end.data};
         ct_page_i8 page = {codes(&kt), floats(&k_scale), codes(&v), floats(&v_scale)};
@@ -1071,8 +1186,10 @@ static void check_attention_f64(const attn_case *c, const char *label, const flo
                     s += product;
                     magnitude += fabs(product);
                 }
+                double cap = (double)c->softcap;
+                if (cap > 0.0) s = cap * tanh(s / cap); /* its slope is at most 1; the rest are roundings of something up to cap */
                 score[p * 32 + (size_t)j] = s;
-                score_error = fmax(score_error, magnitude * (double)EPS * (double)c->d_k);
+                score_error = fmax(score_error, magnitude * (double)EPS * (double)c->d_k + cap * 8.0 * (double)EPS);
                 top = fmax(top, s);
             }
         if (n_keys == 0) { /* the query saw nothing: its state is what it was */
@@ -1122,12 +1239,12 @@ static float any_scale(test_rng *rng, bool seen)
     return test_below(rng, 8) == 0 ? 0.0f : fabsf(test_uniform(rng)) * ldexpf(1.0f, -7);
 }
 
-static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, ct_type type, int ranges, float q_scale)
+static void run_attention(test_rng *rng, size_t n_q, size_t d_k, size_t d_v, ct_type type, int ranges, float q_scale, float softcap)
 {
-    attn_case c = {.n_q = n_q, .d_k = d_k, .d_v = d_v, .type = type};
+    attn_case c = {.n_q = n_q, .d_k = d_k, .d_v = d_v, .type = type, .softcap = softcap};
     char label[96];
-    snprintf(label, sizeof label, "attend_%s: %zu queries, d_k %zu, d_v %zu, ranges %d",
-             type == CT_F32 ? "f32" : type == CT_F16 ? "f16" : "i8", n_q, d_k, d_v, ranges);
+    snprintf(label, sizeof label, "attend_%s: %zu queries, d_k %zu, d_v %zu, ranges %d, cap %g",
+             type == CT_F32 ? "f32" : type == CT_F16 ? "f16" : "i8", n_q, d_k, d_v, ranges, (double)softcap);
     c.q = must_alloc(n_q * d_k, sizeof(float));
     c.begin = must_alloc(PAGES * n_q, sizeof(int32_t));
     c.end = must_alloc(PAGES * n_q, sizeof(int32_t));
@@ -1204,11 +1321,11 @@ TEST(attention)
             for (size_t i = 0; i < sizeof queries / sizeof *queries; i++, round++) {
                 const size_t *size = sizes[round % (sizeof sizes / sizeof *sizes)];
                 float q_scale = round % 5 == 4 ? 60.0f : 1.0f; /* scores so far apart that weights vanish */
-                run_attention(&rng, queries[i], size[0], size[1], types[type], ranges, q_scale);
+                run_attention(&rng, queries[i], size[0], size[1], types[type], ranges, q_scale, round % 3 == 1 ? 8.0f : 0.0f);
             }
-    for (size_t n_q = 1; n_q <= 64; n_q++) run_attention(&rng, n_q, 16, 24, types[n_q % 3], RANGES_RANDOM, 2.0f);
+    for (size_t n_q = 1; n_q <= 64; n_q++) run_attention(&rng, n_q, 16, 24, types[n_q % 3], RANGES_RANDOM, 2.0f, n_q % 2 ? 50.0f : 0.0f);
     for (size_t d = 4; d <= 100; d += 4) /* every length of the last block, converted on the way and before */
-        for (size_t n_q = 1; n_q <= 10; n_q += 9) run_attention(&rng, n_q, d, 104 - d, CT_Q8_0, RANGES_RANDOM, 1.0f);
+        for (size_t n_q = 1; n_q <= 10; n_q += 9) run_attention(&rng, n_q, d, 104 - d, CT_Q8_0, RANGES_RANDOM, 1.0f, 0.0f);
 }
 
 TEST_MAIN()

@@ -78,18 +78,18 @@ TEST(classes)
         {"\xC2\xA0", CT_CLASS_SPACE},             /* U+00A0, Zs */
         {"\xE2\x80\xA8", CT_CLASS_SPACE},         /* U+2028, Zl */
         {"\xE3\x80\x80", CT_CLASS_SPACE},         /* U+3000, Zs */
-        {"\xE1\xA0\x8E", CT_CLASS_OTHER},         /* U+180E, Cf: no White_Space since Unicode 6.3 */
-        {"\xE2\x80\x8B", CT_CLASS_OTHER},         /* U+200B, Cf */
+        {"\xE1\xA0\x8E", CT_CLASS_CONTROL},       /* U+180E, Cf: no White_Space since Unicode 6.3 */
+        {"\xE2\x80\x8B", CT_CLASS_CONTROL},       /* U+200B, Cf */
         {"\xC2\xAA", CT_CLASS_LETTER},            /* U+00AA, Lo */
         {"\xC3\x89", CT_CLASS_UPPER},             /* U+00C9, Lu */
         {"\xC7\x85", CT_CLASS_UPPER},             /* U+01C5, Lt */
         {"\xC3\xA9", CT_CLASS_LOWER},             /* U+00E9, Ll */
         {"\xCA\xB0", CT_CLASS_LETTER},            /* U+02B0, Lm */
-        {"\xCC\x81", CT_CLASS_MARK},              /* U+0301, Mn */
+        {"\xCC\x81", CT_CLASS_ACCENT},            /* U+0301, Mn */
         {"\xE2\x83\x9D", CT_CLASS_MARK},          /* U+20DD, Me */
         {"\xE0\xA4\xBE", CT_CLASS_MARK},          /* U+093E, Mc */
-        {"\xC2\xB2", CT_CLASS_NUMBER},            /* U+00B2, No */
-        {"\xE2\x85\xA7", CT_CLASS_NUMBER},        /* U+2167, Nl */
+        {"\xC2\xB2", CT_CLASS_NUMERAL},           /* U+00B2, No */
+        {"\xE2\x85\xA7", CT_CLASS_NUMERAL},       /* U+2167, Nl */
         {"\xD9\xA3", CT_CLASS_NUMBER},            /* U+0663, Nd */
         {"\xE3\x80\x82", CT_CLASS_PUNCTUATION},   /* U+3002, Po */
         {"\xE2\x82\xAC", CT_CLASS_SYMBOL},        /* U+20AC, Sc */
@@ -97,9 +97,9 @@ TEST(classes)
         {"\xE4\xB8\xAD", CT_CLASS_LETTER},        /* U+4E2D, Lo */
         {"\xF0\xAE\xAF\xB0", CT_CLASS_LETTER},    /* U+2EBF0, Lo: new in 15.1 */
         {"\xF0\xA0\x80\x80", CT_CLASS_LETTER},    /* U+20000, Lo: the first of a range that the database only bounds */
-        {"\xF3\xA0\x84\x80", CT_CLASS_MARK},      /* U+E0100, Mn: the last entry of the table */
+        {"\xF3\xA0\x84\x80", CT_CLASS_ACCENT},    /* U+E0100, Mn: the last entry of the table */
         {"\xCD\xB8", CT_CLASS_OTHER},             /* U+0378, unassigned */
-        {"\xEE\x80\x80", CT_CLASS_OTHER},         /* U+E000, Co */
+        {"\xEE\x80\x80", CT_CLASS_CONTROL},       /* U+E000, Co */
         {"\xF4\x8F\xBF\xBF", CT_CLASS_OTHER},     /* U+10FFFF, unassigned */
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

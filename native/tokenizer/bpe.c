@@ -1,8 +1,11 @@
-/* bpe.c: byte-level byte-pair encoding (tokenizer.ggml.model "gpt2").
+/* bpe.c: byte-pair encoding by ranked merges (tokenizer.ggml.model "gpt2" and "gemma4").
  *
  * A text is cut into words (pretokenize.c); a word starts as its bytes, and the neighbours whose pair has the lowest rank are
  * joined, leftmost first, until no pair has one. The rank of a merge is its place in the file. In the file, tokens and merges
- * are written in GPT-2's alphabet, which gives each byte a printable character; here they are bytes from the start. */
+ * are written in GPT-2's alphabet, which gives each byte a printable character; here they are bytes from the start.
+ *
+ * The raw kind ("gemma4") has tokens in plain UTF-8, U+2581 for the space; there a word starts as its characters, and one
+ * without a token is spelled in byte tokens ("<0x0A>"). */
 #include <string.h>
 
 #include "tokenizer/internal.h"
@@ -27,7 +30,8 @@ typedef struct bpe {
     uint64_t seed;
     int32_t byte_id[256];  /* -1 where the vocabulary has no token for a byte */
     bool all_bytes;        /* it has one for each */
-    ct_vocab_index words;  /* kept only to ignore merges: slots are NULL otherwise */
+    ct_vocab_index words;  /* kept for raw characters and to ignore merges: slots are NULL otherwise */
+    bool raw, whole_words, whole_lines; /* words, line breaks that are a token are not looked at closer */
 } bpe;
 
 /* ---- the alphabet ---- */
@@ -45,7 +49,7 @@ static int alphabet_byte(uint32_t code)
 }
 
 /* Characters outside the alphabet stay as they are: some files have added tokens that were never put into it. */
-static size_t decode(ct_str text, uint8_t *out)
+static size_t decode_alphabet(ct_str text, uint8_t *out)
 {
     const uint8_t *p = (const uint8_t *)text.data, *end = p + text.size;
     size_t n = 0;
@@ -119,8 +123,8 @@ typedef struct reading {
 } reading;
 
 /* Cuts "A B" at the space and turns both parts into bytes, at `bytes`. */
-static cactus_status parse_merge(reading *r, const ct_vocab_index *index, ct_str text, uint64_t rank, uint8_t *bytes,
-                                 cactus_error *err)
+static cactus_status parse_merge(reading *r, size_t (*decode)(ct_str, uint8_t *), const ct_vocab_index *index, ct_str text, uint64_t rank,
+                                 uint8_t *bytes, cactus_error *err)
 {
     char quoted[CT_QUOTED_BYTES];
     const char *space = text.size > 1 ? memchr(text.data + 1, ' ', text.size - 1) : NULL;
@@ -160,9 +164,10 @@ static cactus_status resolve_merge(reading *r, const bpe *b, const ct_vocab *voc
 
 /* Both tables are larger than the caches, so merges are read in batches, each step for the whole batch: what one step touches,
  * the one before has prefetched. */
-static cactus_status load_merges(bpe *b, const ct_vocab *vocab, const ct_vocab_index *index, const ct_gguf_kv *kv,
+static cactus_status load_merges(bpe *b, const cactus_tokenizer *tokenizer, const ct_vocab_index *index, const ct_gguf_kv *kv,
                                  cactus_error *err)
 {
+    const ct_vocab *vocab = &tokenizer->vocab;
     enum { BATCH = 32 };
     reading batch[BATCH];
     uint8_t *bytes = NULL; /* of the batch's merges, end to end */
@@ -182,7 +187,7 @@ static cactus_status load_merges(bpe *b, const ct_vocab *vocab, const ct_vocab_i
         uint8_t *at = bytes;
         for (int i = 0; i < n && status == CACTUS_OK; i++) {
             ct_str text = ct_gguf_array_next_str(kv, &offset);
-            status = parse_merge(&batch[i], index, text, rank + (uint64_t)i, at, err);
+            status = parse_merge(&batch[i], tokenizer->model->decode, index, text, rank + (uint64_t)i, at, err);
             at += text.size;
         }
         for (int i = 0; i < n && status == CACTUS_OK; i++)
@@ -229,12 +234,16 @@ static cactus_status load(cactus_tokenizer *tokenizer, const ct_gguf *gguf, ct_v
         b->byte_id[i] = id >= 0 && ct_vocab_is_text(vocab, id) ? id : -1;
         b->all_bytes = b->all_bytes && b->byte_id[i] >= 0;
     }
-    status = load_merges(b, vocab, index, kv, err);
+    status = load_merges(b, tokenizer, index, kv, err);
     if (status != CACTUS_OK) {
         unload(b);
         return status;
     }
-    if ((ct_pretokenizer_flags(tokenizer->pre) & CT_PRE_IGNORE_MERGES) != 0) {
+    const unsigned flags = ct_pretokenizer_flags(tokenizer->pre);
+    b->raw = (flags & CT_PRE_RAW) != 0;
+    b->whole_words = (flags & CT_PRE_IGNORE_MERGES) != 0;
+    b->whole_lines = (flags & CT_PRE_WHOLE_LINES) != 0;
+    if (b->raw || b->whole_words) {
         b->words = *index;
         index->slots = NULL;
     }
@@ -262,6 +271,9 @@ typedef struct session {
     piece *pieces;   /* [capacity]; memory for long words, kept for the next one */
     uint64_t *heap;  /* [2 * capacity] rank << 32 | piece */
     size_t capacity;
+    int32_t *units;  /* [n_units]; the ids that a long word starts as */
+    size_t n_units;
+    ct_word_cache cache;
 } session;
 
 static void rank_piece(const session *s, uint32_t i)
@@ -291,21 +303,21 @@ static void push(uint64_t *heap, size_t *n, uint64_t value)
     heap[at] = value;
 }
 
-/* Merges a word, or a part of one, whose bytes all have tokens. O(n log n) in its length. An entry of the heap whose piece has got
+/* Merges the tokens that a word, or a part of one, starts as. O(n log n) in their number. An entry of the heap whose piece has got
  * another rank since is stale. Every merge takes one entry and adds at most two, so there are never more than 2 n. */
-static cactus_status encode_long(session *s, const uint8_t *word, size_t n_bytes)
+static cactus_status encode_long(session *s, const int32_t *units, size_t n_units)
 {
-    if (n_bytes > s->capacity) {
+    if (n_units > s->capacity) {
         ct_free(s->pieces);
         ct_free(s->heap);
-        s->pieces = ct_alloc(n_bytes, sizeof *s->pieces);
-        s->heap = ct_alloc(n_bytes, 2 * sizeof *s->heap);
-        s->capacity = s->pieces != NULL && s->heap != NULL ? n_bytes : 0;
-        if (s->capacity == 0) return ct_fail(s->err, CACTUS_ERROR_MEMORY, "no memory to tokenize a word of %zu bytes", n_bytes);
+        s->pieces = ct_alloc(n_units, sizeof *s->pieces);
+        s->heap = ct_alloc(n_units, 2 * sizeof *s->heap);
+        s->capacity = s->pieces != NULL && s->heap != NULL ? n_units : 0;
+        if (s->capacity == 0) return ct_fail(s->err, CACTUS_ERROR_MEMORY, "no memory to tokenize a word of %zu bytes", n_units);
     }
-    uint32_t n = (uint32_t)n_bytes;
+    uint32_t n = (uint32_t)n_units;
     for (uint32_t i = 0; i < n; i++)
-        s->pieces[i] = (piece){.id = s->bpe->byte_id[word[i]], .prev = i - 1, .next = i + 1}; /* 0 - 1 wraps to NO_PIECE */
+        s->pieces[i] = (piece){.id = units[i], .prev = i - 1, .next = i + 1}; /* 0 - 1 wraps to NO_PIECE */
     s->pieces[n - 1].next = NO_PIECE;
 
     size_t n_heap = 0;
@@ -340,13 +352,11 @@ static cactus_status encode_long(session *s, const uint8_t *word, size_t n_bytes
     return CACTUS_OK;
 }
 
-/* The same for 1 to SHORT_WORD bytes: every step looks at all pairs that are left. */
-static void encode_short(const session *s, const uint8_t *word, size_t n_bytes)
+/* The same for 1 to SHORT_WORD tokens, in place: every step looks at all pairs that are left. */
+static void encode_short(const session *s, int32_t *id, size_t n)
 {
-    int32_t id[SHORT_WORD], joined[SHORT_WORD]; /* joined[i], rank[i]: the merge of pieces i and i + 1 */
+    int32_t joined[SHORT_WORD]; /* joined[i], rank[i]: the merge of pieces i and i + 1 */
     uint32_t rank[SHORT_WORD];
-    size_t n = n_bytes;
-    for (size_t i = 0; i < n; i++) id[i] = s->bpe->byte_id[word[i]];
     rank[n - 1] = NO_RANK;
     joined[n - 1] = -1;
     for (size_t i = 0; i + 1 < n; i++) {
@@ -379,43 +389,111 @@ static void encode_short(const session *s, const uint8_t *word, size_t n_bytes)
     for (size_t i = 0; i < n; i++) ct_put_id(s->sink, id[i]);
 }
 
-static cactus_status encode_run(session *s, const uint8_t *run, size_t n_bytes)
+static cactus_status encode_units(session *s, int32_t *units, size_t n)
 {
-    if (n_bytes > SHORT_WORD) return encode_long(s, run, n_bytes);
-    encode_short(s, run, n_bytes);
+    if (n > SHORT_WORD) return encode_long(s, units, n);
+    if (n > 0) encode_short(s, units, n);
     return CACTUS_OK;
+}
+
+/* Bytes, or raw characters, become ids and are merged. A byte without a token is left out, and nothing merges across it: so does
+ * llama.cpp, and SmolLM2 lacks 21 of them. `units` has room for n_bytes ids. */
+static cactus_status merge_word(session *s, const uint8_t *word, size_t n_bytes, int32_t *units)
+{
+    const bpe *b = s->bpe;
+    const uint8_t *end = word + n_bytes;
+    size_t n = 0;
+    if (!b->raw && b->all_bytes) {
+        for (; n < n_bytes; n++) units[n] = b->byte_id[word[n]];
+        return encode_units(s, units, n);
+    }
+    for (const uint8_t *p = word; p < end;) {
+        size_t size = b->raw && *p >= 0x80 ? ct_decode_char(p, end).size : 1;
+        int32_t id = size == 1 ? b->byte_id[*p] : ct_vocab_find(s->vocab, &b->words, p, size);
+        if (id >= 0 && ct_vocab_is_text(s->vocab, id))
+            units[n++] = id;
+        else {
+            cactus_status status = encode_units(s, units, n);
+            if (status != CACTUS_OK) return status;
+            n = 0;
+            for (size_t i = 0; i < size && size > 1; i++)
+                if (b->byte_id[p[i]] >= 0) ct_put_id(s->sink, b->byte_id[p[i]]);
+        }
+        p += size;
+    }
+    return encode_units(s, units, n);
+}
+
+static cactus_status encode_new_word(session *s, const uint8_t *word, size_t n_bytes)
+{
+    int32_t short_units[SHORT_WORD];
+    if (n_bytes <= SHORT_WORD) return merge_word(s, word, n_bytes, short_units);
+    if (n_bytes > s->n_units) {
+        ct_free(s->units);
+        s->units = ct_alloc(n_bytes, sizeof *s->units);
+        s->n_units = s->units != NULL ? n_bytes : 0;
+        if (s->units == NULL) return ct_fail(s->err, CACTUS_ERROR_MEMORY, "no memory to tokenize a word of %zu bytes", n_bytes);
+    }
+    return merge_word(s, word, n_bytes, s->units);
 }
 
 static cactus_status encode_word(void *ctx, const uint8_t *word, size_t n_bytes)
 {
     session *s = ctx;
-    if (s->bpe->words.slots != NULL) {
+    if (ct_word_cache_take(&s->cache, word, n_bytes, s->sink)) return CACTUS_OK;
+    if (s->bpe->whole_words || (s->bpe->whole_lines && *word == '\n')) {
         int32_t id = ct_vocab_find(s->vocab, &s->bpe->words, word, n_bytes);
         if (id >= 0 && ct_vocab_is_text(s->vocab, id)) {
             ct_put_id(s->sink, id);
             return CACTUS_OK;
         }
     }
-    if (s->bpe->all_bytes) return encode_run(s, word, n_bytes);
-
-    /* A byte without a token is left out, and nothing merges across it: so does llama.cpp, and SmolLM2 lacks 21 of them. */
-    const uint8_t *end = word + n_bytes;
-    for (const uint8_t *run = word, *p = word;; p++) {
-        if (p < end && s->bpe->byte_id[*p] >= 0) continue;
-        cactus_status status = p > run ? encode_run(s, run, (size_t)(p - run)) : CACTUS_OK;
-        if (status != CACTUS_OK || p == end) return status;
-        run = p + 1;
-    }
+    cactus_status status = encode_new_word(s, word, n_bytes);
+    if (status == CACTUS_OK) ct_word_cache_keep(&s->cache, word, n_bytes, s->sink);
+    return status;
 }
 
 static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
                             cactus_error *err)
 {
     session s = {.bpe = tokenizer->state, .vocab = &tokenizer->vocab, .sink = sink, .err = err};
-    cactus_status status = ct_pretokenize(tokenizer->pre, text, n_bytes, encode_word, &s);
+    uint8_t *copy = NULL;
+    if (s.bpe->raw && memchr(text, 0xE2, n_bytes) != NULL) { /* U+2581 in the text is the space that it stands for */
+        copy = ct_alloc(n_bytes, 1);
+        if (copy == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory to tokenize %zu bytes", n_bytes);
+        n_bytes = ct_unescape_spaces((ct_str){(const char *)text, n_bytes}, copy);
+    }
+    ct_word_cache_init(&s.cache, n_bytes);
+    cactus_status status = ct_pretokenize(tokenizer->pre, copy != NULL ? copy : text, n_bytes, encode_word, &s);
+    ct_word_cache_free(&s.cache);
     ct_free(s.pieces);
     ct_free(s.heap);
+    ct_free(s.units);
+    ct_free(copy);
     return status;
 }
 
-const ct_tokenizer_model ct_bpe_model = {.name = "gpt2", .decode = decode, .load = load, .unload = unload, .encode = encode};
+const ct_tokenizer_model ct_bpe_model = {.name = "gpt2",
+                                         .bos_id = -1,
+                                         .eos_id = -1,
+                                         .unk_id = -1,
+                                         .sep_id = -1,
+                                         .pad_id = -1,
+                                         .pretokenized = true,
+                                         .decode = decode_alphabet,
+                                         .load = load,
+                                         .unload = unload,
+                                         .encode = encode};
+
+const ct_tokenizer_model ct_raw_bpe_model = {.name = "gemma4",
+                                             .bos_id = -1,
+                                             .eos_id = -1,
+                                             .unk_id = -1,
+                                             .sep_id = -1,
+                                             .pad_id = -1,
+                                             .pretokenized = true,
+                                             .decode = ct_unescape_spaces,
+                                             .decode_user_defined = true,
+                                             .load = load,
+                                             .unload = unload,
+                                             .encode = encode};

@@ -24,9 +24,14 @@ struct pre_stage {
     char tail;            /* a character besides \r and \n that may end a piece of symbols; 0: none */
     bool no_tail;         /* such a piece ends with its last symbol */
     const char *extra;    /* further ASCII characters of the set that is isolated */
+    bool (*is)(ct_char c); /* the set of characters that next_run isolates */
+    char prefix;          /* what may go before such a run, once: ' ', 's' for any white space, 0 for nothing */
+    bool grouped;         /* digits (classes in `letters`) are pieces of three, counted from the last one */
+    bool bounded;         /* only those that no character of \w follows */
+    bool apart;           /* Han characters are no part of words */
 };
 
-enum { MAX_STAGES = 4, UP = 1 << CT_CLASS_UPPER, LOW = 1 << CT_CLASS_LOWER, UNCASED = 1 << CT_CLASS_LETTER };
+enum { MAX_STAGES = 6, UP = 1 << CT_CLASS_UPPER, LOW = 1 << CT_CLASS_LOWER, UNCASED = 1 << CT_CLASS_LETTER };
 
 static const uint8_t *skip(const uint8_t *p, const uint8_t *end, unsigned set)
 {
@@ -138,30 +143,66 @@ static const uint8_t *next_llama3(const pre_stage *stage, const uint8_t *p, cons
     return next_non_word(stage, c, p, end);
 }
 
+static bool is_in(const uint32_t (*ranges)[2], size_t n, uint32_t code)
+{
+    for (size_t i = 0; i < n; i++)
+        if (code >= ranges[i][0] && code <= ranges[i][1]) return true;
+    return false;
+}
+
+#define IS_IN(ranges_, code_) is_in(ranges_, sizeof(ranges_) / sizeof(ranges_)[0], code_)
+
+/* \p{Han}: Scripts.txt of Unicode 15.1. */
+static bool is_han(ct_char c)
+{
+    static const uint32_t ranges[][2] = {
+        {0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x2E80, 0x2E99},   {0x2E9B, 0x2EF3},   {0x2F00, 0x2FD5},   {0x3005, 0x3005},
+        {0x3007, 0x3007},   {0x3021, 0x3029},   {0x3038, 0x303B},   {0xF900, 0xFA6D},   {0xFA70, 0xFAD9},   {0x16FE2, 0x16FE3},
+        {0x16FF0, 0x16FF1}, {0x20000, 0x2A6DF}, {0x2A700, 0x2B739}, {0x2B740, 0x2B81D}, {0x2B820, 0x2CEA1}, {0x2CEB0, 0x2EBE0},
+        {0x2EBF0, 0x2EE5D}, {0x2F800, 0x2FA1D}, {0x30000, 0x3134A}, {0x31350, 0x323AF}};
+    return c.code >= 0x2E80 && c.code < CT_NO_CODE && IS_IN(ranges, c.code);
+}
+
+static bool is_cased(const pre_stage *stage, ct_char c, unsigned set)
+{
+    return (c.set & set) != 0 && !(stage->apart && is_han(c));
+}
+
+static const uint8_t *skip_cased(const pre_stage *stage, const uint8_t *p, const uint8_t *end, unsigned set)
+{
+    for (ct_char c = ct_char_at(p, end); is_cased(stage, c, set); c = ct_char_at(p, end)) p += c.size;
+    return p;
+}
+
 /* [Lu Lt Lm Lo M]*[Ll Lm Lo M]+ at p, or NULL. The star takes all it can; if no lower-case letter follows, it gives back down
  * to the last character that is in both sets. */
-static const uint8_t *cased_word(const uint8_t *p, const uint8_t *end)
+static const uint8_t *cased_word(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
 {
     const uint8_t *after_both = NULL;
     ct_char c = ct_char_at(p, end);
-    for (; (c.set & (UP | UNCASED | CT_SET_M)) != 0; c = ct_char_at(p, end)) {
+    for (; is_cased(stage, c, UP | UNCASED | CT_SET_M); c = ct_char_at(p, end)) {
         p += c.size;
         if ((c.set & UP) == 0) after_both = p;
     }
-    return (c.set & LOW) != 0 ? skip(p, end, LOW | UNCASED | CT_SET_M) : after_both;
+    return (c.set & LOW) != 0 ? skip_cased(stage, p, end, LOW | UNCASED | CT_SET_M) : after_both;
 }
 
 /* [^\r\n\p{L}\p{N}]?[Lu Lt Lm Lo M]*[Ll Lm Lo M]+C?|[^\r\n\p{L}\p{N}]?[Lu Lt Lm Lo M]+[Ll Lm Lo M]*C? and the rest, where C
- * is a contraction: words are cut before a capital inside them. */
+ * is a contraction: words are cut before a capital inside them. With stage->apart, [\p{Han}]+ comes first. */
 static const uint8_t *next_cased(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
 {
     const unsigned upper = UP | UNCASED | CT_SET_M;
     ct_char c = ct_char_at(p, end);
+    if (stage->apart && is_han(c)) {
+        for (; is_han(c); c = ct_char_at(p, end)) p += c.size;
+        return p;
+    }
     const uint8_t *prefixed = (c.set & (CT_SET_L | CT_SET_N)) == 0 && !is_newline(c) ? p + c.size : NULL;
-    const uint8_t *q = prefixed != NULL ? cased_word(prefixed, end) : NULL;
-    if (q == NULL) q = cased_word(p, end);
-    if (q == NULL && prefixed != NULL && (ct_char_at(prefixed, end).set & upper) != 0) q = skip(prefixed, end, upper);
-    if (q == NULL && (c.set & upper) != 0) q = skip(p, end, upper);
+    const uint8_t *q = prefixed != NULL ? cased_word(stage, prefixed, end) : NULL;
+    if (q == NULL) q = cased_word(stage, p, end);
+    if (q == NULL && prefixed != NULL && is_cased(stage, ct_char_at(prefixed, end), upper))
+        q = skip_cased(stage, prefixed, end, upper);
+    if (q == NULL && (c.set & upper) != 0) q = skip_cased(stage, p, end, upper);
     if (q == NULL) return next_non_word(stage, c, p, end);
     const uint8_t *with = stage->contractions && q < end ? contraction(q, end, true) : NULL;
     return with != NULL ? with : q;
@@ -183,7 +224,9 @@ static const uint8_t *match_deepseek(const pre_stage *stage, const uint8_t *p, c
     if ((c.set & symbol) == 0 && !is_newline(c) && (d.set & word) != 0) return skip(p + c.size, end, word);
     if ((c.set & symbol) != 0) return skip_tail(stage, skip(p, end, symbol), end);
     if (c.code == ' ' && (d.set & symbol) != 0) return skip_tail(stage, skip(p + 1, end, symbol), end);
-    return (c.set & CT_SET_SPACE) != 0 ? spaces_and_lines(p, end) : NULL;
+    if (stage->no_tail && is_newline(c)) return p + 1; /* [\r\n]|\s+(?!\S)|\s+ there */
+    if ((c.set & CT_SET_SPACE) == 0) return NULL;
+    return stage->no_tail ? spaces(p, end) : spaces_and_lines(p, end);
 }
 
 static const uint8_t *next_deepseek(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
@@ -250,11 +293,203 @@ static const uint8_t *next_ideographs(const pre_stage *stage, const uint8_t *p, 
     return p;
 }
 
+/* ?[set]+, where ? is stage->prefix; NULL if that is not at p. */
+static const uint8_t *match_run(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    ct_char c = ct_char_at(p, end);
+    if (c.size > 0 && !stage->is(c)) {
+        bool prefix = stage->prefix == 's' ? (c.set & CT_SET_SPACE) != 0 : stage->prefix != 0 && c.code == (uint32_t)stage->prefix;
+        if (!prefix) return NULL;
+        p += c.size;
+        c = ct_char_at(p, end);
+    }
+    const uint8_t *start = p;
+    for (; c.size > 0 && stage->is(c); c = ct_char_at(p, end)) p += c.size;
+    return p > start ? p : NULL;
+}
+
+/* Such a run; else what lies before it. */
+static const uint8_t *next_run(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    const uint8_t *q = match_run(stage, p, end);
+    if (q != NULL) return q;
+    do
+        p += ct_char_at(p, end).size;
+    while (p < end && match_run(stage, p, end) == NULL);
+    return p;
+}
+
+/* [^\n]+|[\n]+ */
+static const uint8_t *next_line(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    (void)stage;
+    if (*p != '\n') {
+        const uint8_t *line = memchr(p, '\n', (size_t)(end - p));
+        return line != NULL ? line : end;
+    }
+    while (p < end && *p == '\n') p++;
+    return p;
+}
+
+/* [\r\n]; else what lies before it. */
+static const uint8_t *next_line_break(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    (void)stage;
+    if (*p == '\r' || *p == '\n') return p + 1;
+    while (p < end && *p != '\r' && *p != '\n') p++;
+    return p;
+}
+
+/* \s+$; else what lies before it. */
+static const uint8_t *next_last_spaces(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    (void)stage;
+    const uint8_t *after_text = p;
+    for (const uint8_t *q = p; q < end;) {
+        ct_char c = ct_char_at(q, end);
+        q += c.size;
+        if ((c.set & CT_SET_SPACE) == 0) after_text = q;
+    }
+    return after_text > p ? after_text : end;
+}
+
+/* C|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+, where C is
+ * a contraction: words with one space between them are one piece. */
+static const uint8_t *next_phrase(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    const uint8_t *q = contraction(p, end, true);
+    if (q != NULL) return q;
+    ct_char c = ct_char_at(p, end);
+    q = p;
+    if ((c.set & (CT_SET_L | CT_SET_N)) == 0 && !is_newline(c)) q += c.size;
+    if ((ct_char_at(q, end).set & CT_SET_L) != 0) {
+        do {
+            q = skip(skip(q, end, CT_SET_L), end, CT_SET_M);
+            if (q < end && *q == ' ' && (ct_char_at(q + 1, end).set & CT_SET_L) != 0) q++;
+        } while ((ct_char_at(q, end).set & CT_SET_L) != 0);
+        return q;
+    }
+    if ((c.set & CT_SET_N) != 0) return skip_digits(stage, p, end);
+    const unsigned rest = CT_SET_ALL & ~(unsigned)(CT_SET_SPACE | CT_SET_L | CT_SET_N);
+    q = c.code == ' ' ? p + 1 : p;
+    if ((ct_char_at(q, end).set & rest) != 0) {
+        q = skip(q, end, rest);
+        return q < end && (*q == '\r' || *q == '\n' || *q == '/') ? q + 1 : q;
+    }
+    return spaces_and_lines(p, end);
+}
+
+/* ---- grouped digits ---- */
+
+/* \w as Oniguruma has it: letters, marks, decimal digits; connectors, letters as numbers, circled letters, and Latin-1's six numbers. */
+static bool is_word(ct_char c)
+{
+    static const uint32_t others[][2] = {
+        {'_', '_'},         {0xB2, 0xB3},       {0xB9, 0xB9},       {0xBC, 0xBE},       {0x16EE, 0x16F0},   {0x203F, 0x2040},
+        {0x2054, 0x2054},   {0x2160, 0x2188},   {0x24B6, 0x24E9},   {0x3007, 0x3007},   {0x3021, 0x3029},   {0x3038, 0x303A},
+        {0xA6E6, 0xA6EF},   {0xFE33, 0xFE34},   {0xFE4D, 0xFE4F},   {0xFF3F, 0xFF3F},   {0x10140, 0x10174}, {0x10341, 0x10341},
+        {0x1034A, 0x1034A}, {0x103D1, 0x103D5}, {0x12400, 0x1246E}, {0x1F130, 0x1F149}, {0x1F150, 0x1F169}, {0x1F170, 0x1F189}};
+    return (c.set & (CT_SET_L | CT_SET_M | 1 << CT_CLASS_NUMBER)) != 0 || (c.code < CT_NO_CODE && IS_IN(others, c.code));
+}
+
+/* How many characters of the classes in stage->letters stand at p, if they are to be grouped. *after is where they end. */
+static size_t count_digits(const pre_stage *stage, const uint8_t *p, const uint8_t *end, const uint8_t **after)
+{
+    size_t n = 0;
+    ct_char c = ct_char_at(p, end);
+    for (; (c.set & stage->letters) != 0; c = ct_char_at(p, end)) {
+        p += c.size;
+        n++;
+    }
+    *after = p;
+    return stage->bounded && is_word(c) ? 0 : n;
+}
+
+/* What lies before the next digits that are to be grouped. */
+static const uint8_t *next_group(const pre_stage *stage, const uint8_t *p, const uint8_t *end)
+{
+    while (p < end) {
+        const uint8_t *after;
+        if (count_digits(stage, p, end, &after) > 0) break;
+        p = after > p ? after : p + ct_char_at(p, end).size;
+    }
+    return p;
+}
+
+/* ---- sets of characters ---- */
+
+static bool is_letter(ct_char c) { return (c.set & CT_SET_L) != 0; }
+static bool is_mark(ct_char c) { return (c.set & CT_SET_P) != 0; }
+
+/* [U+4E00 … U+9FA5, U+0800 … U+4E00, U+AC00 … U+D7FF] */
+static bool is_east_asian(ct_char c)
+{
+    return (c.code >= 0x0800 && c.code <= 0x9FA5) || (c.code >= 0xAC00 && c.code <= 0xD7FF);
+}
+
+/* The cased letters that DeepSeek's first models list. */
+static bool is_deepseek_letter(ct_char c)
+{
+    static const uint32_t ranges[][2] = {
+        {0x00B5, 0x00B5}, {0x00C0, 0x00D6}, {0x00D8, 0x00F6}, {0x00F8, 0x01BA}, {0x01BC, 0x01BF}, {0x01C4, 0x0293},
+        {0x0295, 0x02AF}, {0x0370, 0x0373}, {0x0376, 0x0376}, {0x0377, 0x0377}, {0x037B, 0x037D}, {0x037F, 0x037F},
+        {0x0386, 0x0386}, {0x0388, 0x038A}, {0x038C, 0x038C}, {0x038E, 0x03A1}, {0x03A3, 0x03F5}, {0x03F7, 0x0481},
+        {0x048A, 0x052F}, {0x0531, 0x0556}, {0x10A0, 0x10C5}, {0x13A0, 0x13F5}, {0x13F8, 0x13FD}, {0x1C90, 0x1CBA},
+        {0x1CBD, 0x1CBF}, {0x1D00, 0x1D2B}, {0x1D6B, 0x1D77}, {0x1D79, 0x1D9A}, {0x1E00, 0x1F15}, {0x1F18, 0x1F1D},
+        {0x1F20, 0x1F45}, {0x1F48, 0x1F4D}, {0x1F50, 0x1F57}, {0x1F59, 0x1F59}, {0x1F5B, 0x1F5B}, {0x1F5D, 0x1F5D},
+        {0x1F5F, 0x1F7D}, {0x1F80, 0x1FB4}, {0x1FB6, 0x1FBC}, {0x1FBE, 0x1FBE}, {0x1FC2, 0x1FC4}, {0x1FC6, 0x1FCC},
+        {0x1FD0, 0x1FD3}, {0x1FD6, 0x1FDB}, {0x1FE0, 0x1FEC}, {0x1FF2, 0x1FF4}, {0x1FF6, 0x1FFC}, {0x2102, 0x2102},
+        {0x2107, 0x2107}, {0x210A, 0x2113}, {0x2115, 0x2115}, {0x2119, 0x211D}, {0x2124, 0x2124}, {0x2126, 0x2126},
+        {0x2128, 0x2128}, {0x212A, 0x212D}, {0x212F, 0x2134}, {0x2139, 0x2139}, {0x213C, 0x213F}, {0x2145, 0x2149},
+        {0x214E, 0x214E}, {0x2183, 0x2183}, {0x2184, 0x2184}, {0x2C00, 0x2C7B}, {0x2C7E, 0x2CE4}, {0x2CEB, 0x2CEE},
+        {0x2CF2, 0x2CF2}, {0x2CF3, 0x2CF3}, {0xA640, 0xA66D}, {0xA680, 0xA69B}, {0xA722, 0xA76F}, {0xA771, 0xA787},
+        {0xA78B, 0xA78E}, {0xAB70, 0xABBF}, {0xFB00, 0xFB06}, {0xFB13, 0xFB17}, {0xFF21, 0xFF3A}, {0xFF41, 0xFF5A},
+        {0x10400, 0x1044F}, {0x104B0, 0x104D3}, {0x104D8, 0x104FB}, {0x10C80, 0x10CB2}, {0x10CC0, 0x10CF2},
+        {0x118A0, 0x118DF}, {0x1E900, 0x1E943}};
+    return (c.code < 0x80 && (c.set & (UP | LOW)) != 0) || (c.code > 0x80 && c.code < CT_NO_CODE && IS_IN(ranges, c.code));
+}
+
+static bool is_deepseek_mark(ct_char c)
+{
+    static const uint32_t ranges[][2] = {{'!', '/'}, {':', '~'}, {0xFF01, 0xFF0F}, {0xFF1A, 0xFF5E}, {0x2018, 0x201F}, {0x3000, 0x3002}};
+    return IS_IN(ranges, c.code);
+}
+
+/* [^(\s|.,!?…。，、।۔،)]: neither white space nor one of these. */
+static bool is_bloom(ct_char c)
+{
+    static const uint16_t others[] = {'(', '|', '.', ',', '!', '?', ')', 0x2026, 0x3002, 0xFF0C, 0x3001, 0x0964, 0x06D4, 0x060C};
+    if ((c.set & CT_SET_SPACE) != 0) return false;
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
+        if (c.code == others[i]) return false;
+    return true;
+}
+
+static bool is_trinity_script(ct_char c)
+{
+    static const uint32_t ranges[][2] = {{0x4E00, 0x9FFF}, {0x3400, 0x4DBF}, {0xF900, 0xFAFF}, {0x3040, 0x30FF}, {0xFF65, 0xFF9F},
+                                         {0x2F00, 0x2FDF}, {0x0E40, 0x0EFF}, {0x1780, 0x17FF}, {0x1000, 0x109F}, {0xAA60, 0xAA7F},
+                                         {0xA9E0, 0xA9FF}, {0xAC00, 0xD7AF}, {0x1100, 0x11FF}};
+    return IS_IN(ranges, c.code);
+}
+
+static bool is_youtu_hangul(ct_char c) { return (c.code >= 0xAC00 && c.code <= 0xD7A3) || (c.code >= 0x3131 && c.code <= 0x318E); }
+static bool is_bopomofo(ct_char c) { return c.code >= 0x3105 && c.code <= 0x312F; }
+
+static bool is_youtu_mark(ct_char c)
+{
+    static const uint32_t ranges[][2] = {{0xFF01, 0xFF01}, {0x2026, 0x2026}, {0x201C, 0x201D}, {0x2018, 0x2019}, {0x2014, 0x2014},
+                                         {0xFF1A, 0xFF1B}, {0xFF0C, 0xFF0C}, {0x3001, 0x303F}, {0xFE30, 0xFE4F}};
+    return IS_IN(ranges, c.code);
+}
+
 /* ---- the table ---- */
 
 #define LETTERS_AND_MARKS (CT_SET_L | CT_SET_M)
 #define GPT2_STAGE {.next = next_gpt2}
 #define DIGITS_STAGE(max_) {.next = next_digits, .max_digits = (max_)}
+#define RUN_STAGE(is_, prefix_) {.next = next_run, .is = (is_), .prefix = (prefix_)}
+#define GROUPS_STAGE(set_, bounded_) {.next = next_group, .letters = (set_), .grouped = true, .bounded = (bounded_)}
 #define PUNCTUATION_STAGE(extra_) {.next = next_punctuation, .extra = (extra_)}
 #define LLAMA3_STAGE(letters_, max_) {.next = next_llama3, .letters = (letters_), .max_digits = (max_), .contractions = true}
 
@@ -271,6 +506,25 @@ static stages minicpm5 = {DIGITS_STAGE(3), LLAMA3_STAGE(CT_SET_L, 0)};
 static stages seed = {{.next = next_llama3, .letters = CT_SET_L, .max_digits = 1, .contractions = true, .no_tail = true}};
 static stages ufakzeka = {{.next = next_llama3, .letters = CT_SET_L, .max_digits = 1}};
 static stages gpt4o = {{.next = next_cased, .max_digits = 3, .contractions = true, .tail = '/'}};
+static stages kimi = {{.next = next_cased, .max_digits = 3, .contractions = true, .apart = true}};
+static stages tiny_aya = {GROUPS_STAGE(1 << CT_CLASS_NUMBER, true),
+                          {.next = next_cased, .max_digits = 3, .contractions = true, .tail = '/'}};
+static stages trinity = {GROUPS_STAGE(CT_SET_N, false), RUN_STAGE(is_trinity_script, 0), {.next = next_deepseek}};
+static stages youtu = {RUN_STAGE(is_youtu_hangul, 0),
+                       RUN_STAGE(is_youtu_mark, 0),
+                       RUN_STAGE(is_bopomofo, 0),
+                       {.next = next_ideographs},
+                       {.next = next_cased, .max_digits = 1, .contractions = true, .tail = '/'}};
+static stages laguna = {{.next = next_line}, LLAMA3_STAGE(CT_SET_L, 1)};
+static stages lines = {{.next = next_line}};
+static stages phrases = {{.next = next_phrase, .max_digits = 1}};
+static stages bloom = {RUN_STAGE(is_bloom, ' ')};
+static stages viking = {RUN_STAGE(is_bloom, ' '), DIGITS_STAGE(1)};
+static stages deepseek_llm = {{.next = next_line_break},        RUN_STAGE(is_deepseek_letter, 's'), RUN_STAGE(is_deepseek_mark, 's'),
+                              {.next = next_last_spaces}, RUN_STAGE(is_east_asian, 0),         DIGITS_STAGE(0)};
+static stages deepseek_coder = {{.next = next_line_break}, RUN_STAGE(is_letter, 's'), RUN_STAGE(is_mark, 's'),
+                                RUN_STAGE(is_east_asian, 0), DIGITS_STAGE(1)};
+static stages spark = {DIGITS_STAGE(3), {.next = next_ideographs}, {.next = next_deepseek, .no_tail = true}, DIGITS_STAGE(1)};
 static stages tekken = {{.next = next_cased, .max_digits = 1, .tail = '/'}};
 static stages deepseek3 = {DIGITS_STAGE(3), {.next = next_ideographs}, {.next = next_deepseek}};
 
@@ -291,10 +545,16 @@ static const ct_pretokenizer pretokenizers[] = {
     {"jais", gpt2, 0},
     {"jina-de", gpt2, 0},
     {"jina-es", gpt2, 0},
+    {"jina-v1-en", gpt2, 0},
+    {"jina-v2-code", gpt2, 0},
+    {"jina-v2-de", gpt2, 0},
+    {"jina-v2-es", gpt2, 0},
     {"mellum", gpt2, 0},
+    {"modern-bert", gpt2, 0},
     {"mpt", gpt2, 0},
     {"olmo", gpt2, 0},
     {"phi-2", gpt2, 0},
+    {"roberta-bpe", gpt2, 0},
     {"trillion", gpt2, 0},
     {"smollm", smollm, 0},
     {"codeshell", smollm, 0},
@@ -340,11 +600,29 @@ static const ct_pretokenizer pretokenizers[] = {
     {"llama4", gpt4o, 0},
     {"minimax-m2", gpt4o, 0},
     {"talkie", gpt4o, 0},
+    {"granite-embed-multi-97m", gpt4o, CT_PRE_IGNORE_MERGES},
+    {"tiny_aya", tiny_aya, 0},
+    {"cohere2moe", tiny_aya, 0},
+    {"kimi-k2", kimi, 0},
     {"tekken", tekken, CT_PRE_IGNORE_MERGES | CT_PRE_ADD_BOS},
     {"deepseek-v3", deepseek3, 0},
     {"hunyuan-dense", deepseek3, 0},
     {"hy_v4", deepseek3, 0},
     {"joyai-llm", deepseek3, 0},
+    {"deepseek-llm", deepseek_llm, 0},
+    {"deepseek-coder", deepseek_coder, 0},
+    {"spark2_5", spark, 0},
+    {"afmoe", trinity, 0},
+    {"youtu", youtu, CT_PRE_IGNORE_MERGES},
+    {"laguna", laguna, 0},
+    {"exaone-moe", phrases, 0},
+    {"bloom", bloom, 0},
+    {"gpt3-finnish", bloom, 0},
+    {"poro-chat", bloom, 0},
+    {"viking", viking, 0},
+    {"gemma4", lines, CT_PRE_RAW | CT_PRE_WHOLE_LINES | CT_PRE_FORCE_BOS},
+    {"granite-embed-multi-311m", lines, CT_PRE_RAW | CT_PRE_WHOLE_LINES | CT_PRE_FORCE_BOS},
+    {"sarvam-moe", lines, CT_PRE_RAW},
 };
 
 const ct_pretokenizer *ct_pretokenizer_find(ct_str name)
@@ -362,8 +640,17 @@ unsigned ct_pretokenizer_flags(const ct_pretokenizer *pre) { return pre->flags; 
 static cactus_status cut(const pre_stage *stage, const uint8_t *p, const uint8_t *end, int n_stages, ct_word_fn take, void *ctx)
 {
     cactus_status status = CACTUS_OK;
+    size_t n_grouped = 0; /* digits left of a number that is being cut */
     while (p < end && status == CACTUS_OK) {
-        const uint8_t *next = stage->next(stage, p, end);
+        const uint8_t *next = p;
+        if (stage->grouped && n_grouped == 0) n_grouped = count_digits(stage, p, end, &next);
+        if (n_grouped > 0) {
+            next = p;
+            do
+                next += ct_char_at(next, end).size;
+            while (--n_grouped % 3 != 0);
+        } else
+            next = stage->next(stage, p, end);
         status = n_stages == 1 ? take(ctx, p, (size_t)(next - p)) : cut(stage + 1, p, next, n_stages - 1, take, ctx);
         p = next;
     }

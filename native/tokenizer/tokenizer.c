@@ -2,6 +2,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,8 @@ enum {
     TYPE_BYTE = 6
 };
 
-static const ct_tokenizer_model *const models[] = {&ct_bpe_model};
+static const ct_tokenizer_model *const models[] = {&ct_bpe_model,     &ct_raw_bpe_model,   &ct_spm_model,
+                                                   &ct_unigram_model, &ct_wordpiece_model, &ct_rwkv_model};
 
 /* Control tokens by which chat models end a turn, in the order in which one is taken for the end-of-turn token where the file
  * names none; then others after which nothing belongs to the answer: the end of a document, of a message or of a tool call, and
@@ -84,35 +86,16 @@ static char *copy_str(ct_str s)
 
 /* ---- bytes -> id ---- */
 
-static uint64_t hash_bytes(const uint8_t *p, size_t n, uint64_t seed)
-{
-    uint64_t h = seed ^ n * 0x9e3779b97f4a7c15u, part = 0;
-    for (; n >= 8; n -= 8, p += 8) {
-        memcpy(&part, p, 8);
-        h = (h ^ part) * 0xd6e8feb86659fd93u;
-        h ^= h >> 32;
-    }
-    part = 0;
-    if (n >= 4) { /* both ends, which may overlap */
-        uint32_t head, tail;
-        memcpy(&head, p, 4);
-        memcpy(&tail, p + n - 4, 4);
-        part = (uint64_t)head << 32 | tail;
-    } else if (n > 0)
-        part = (uint64_t)p[0] << 16 | (uint64_t)p[n / 2] << 8 | p[n - 1];
-    return ct_hash_mix(h ^ part);
-}
-
 uint64_t ct_vocab_prefetch(const ct_vocab_index *index, const void *bytes, size_t n_bytes)
 {
-    uint64_t hash = hash_bytes(bytes, n_bytes, index->seed);
+    uint64_t hash = ct_hash_bytes(bytes, n_bytes, index->seed);
     CT_PREFETCH(&index->slots[(size_t)hash & index->mask]);
     return hash;
 }
 
 int32_t ct_vocab_find(const ct_vocab *vocab, const ct_vocab_index *index, const void *bytes, size_t n_bytes)
 {
-    return ct_vocab_find_hashed(vocab, index, hash_bytes(bytes, n_bytes, index->seed), bytes, n_bytes);
+    return ct_vocab_find_hashed(vocab, index, ct_hash_bytes(bytes, n_bytes, index->seed), bytes, n_bytes);
 }
 
 int32_t ct_vocab_find_hashed(const ct_vocab *vocab, const ct_vocab_index *index, uint64_t hash, const void *bytes,
@@ -133,7 +116,7 @@ static int32_t index_add(const ct_vocab *vocab, ct_vocab_index *index, int32_t i
 {
     const uint8_t *bytes = ct_vocab_bytes(vocab, id);
     size_t n_bytes = ct_vocab_size(vocab, id);
-    uint64_t hash = hash_bytes(bytes, n_bytes, index->seed);
+    uint64_t hash = ct_hash_bytes(bytes, n_bytes, index->seed);
     size_t i = (size_t)hash & index->mask;
     for (; index->slots[i] != 0; i = (i + 1) & index->mask) {
         if (index->slots[i] >> 32 != hash >> 32) continue;
@@ -214,7 +197,7 @@ static cactus_status read_tokens(cactus_tokenizer *t, const ct_gguf *gguf, ct_st
         int byte = type == TYPE_BYTE ? byte_of_text(text) : -1;
         if (byte >= 0)
             v->bytes[n_bytes++] = (uint8_t)byte;
-        else if (type == TYPE_NORMAL || type == TYPE_BYTE)
+        else if (type == TYPE_NORMAL || type == TYPE_BYTE || (type == TYPE_USER_DEFINED && t->model->decode_user_defined))
             n_bytes += t->model->decode(text, v->bytes + n_bytes);
         else if (v->attr[id] != CACTUS_TOKEN_UNUSED && text.size > 0) { /* unused tokens stand for nothing */
             memcpy(v->bytes + n_bytes, text.data, text.size);
@@ -250,23 +233,28 @@ static cactus_status index_tokens(const ct_vocab *v, const ct_str *texts, ct_voc
 
 /* ---- special tokens ---- */
 
+/* An absent key leaves *out, the model's own default, as it is, unless the vocabulary ends before it. */
 static cactus_status read_id(const ct_gguf *gguf, const char *key, int32_t n_vocab, int32_t *out, cactus_error *err)
 {
-    int32_t id = -1;
+    int32_t id = *out < n_vocab ? *out : -1;
     bool found = false;
     cactus_status status = ct_gguf_get_i32(gguf, key, &id, &found, err);
     if (status != CACTUS_OK) return status;
     if (found && (id < 0 || id >= n_vocab))
         return ct_fail(err, CACTUS_ERROR_FORMAT, "%s is %d, not a token of 0 to %d", key, (int)id, (int)n_vocab - 1);
-    *out = found ? id : -1;
+    *out = id;
     return CACTUS_OK;
 }
 
-/* The control token of this text, or -1. */
-static int32_t find_control(const ct_vocab *v, const ct_vocab_index *index, const char *text)
+/* The token of this text, or -1. What the texts here name is a control token whatever its type says, as in llama.cpp; but for
+ * "</s>", with which HTML ends what is struck out: Gemma has a token for that, which is text. */
+static int32_t find_control(ct_vocab *v, const ct_vocab_index *index, const char *text)
 {
     int32_t id = ct_vocab_find(v, index, text, strlen(text));
-    return id >= 0 && (v->attr[id] & CACTUS_TOKEN_CONTROL) != 0 ? id : -1;
+    if (id < 0 || (v->attr[id] & CACTUS_TOKEN_CONTROL) != 0) return id;
+    if ((v->attr[id] & (CACTUS_TOKEN_UNUSED | CACTUS_TOKEN_BYTE)) != 0 || strcmp(text, "</s>") == 0) return -1;
+    v->attr[id] = CACTUS_TOKEN_CONTROL;
+    return id;
 }
 
 static void mark_end(ct_vocab *v, int32_t id)
@@ -277,42 +265,133 @@ static void mark_end(ct_vocab *v, int32_t id)
 static cactus_status read_special_ids(cactus_tokenizer *t, const ct_gguf *gguf, const ct_vocab_index *index, cactus_error *err)
 {
     ct_vocab *v = &t->vocab;
-    int32_t eom_id = -1;
+    const ct_tokenizer_model *m = t->model;
+    int32_t eom_id = -1, cls_id = m->add_sep ? m->bos_id : -1, fim_pad_id = -1, fim_rep_id = -1, fim_sep_id = -1;
+    t->bos_id = m->bos_id;
+    t->eos_id = m->eos_id;
+    t->unk_id = m->unk_id;
+    t->sep_id = m->sep_id;
+    t->pad_id = m->pad_id;
+    t->eot_id = t->mask_id = -1;
     const struct {
         const char *key;
         int32_t *id;
     } keys[] = {
-        {"tokenizer.ggml.bos_token_id", &t->bos_id},     {"tokenizer.ggml.eos_token_id", &t->eos_id},
-        {"tokenizer.ggml.eot_token_id", &t->eot_id},     {"tokenizer.ggml.eom_token_id", &eom_id},
-        {"tokenizer.ggml.padding_token_id", &t->pad_id}, {"tokenizer.ggml.unknown_token_id", &t->unk_id},
+        {"tokenizer.ggml.cls_token_id", &cls_id},         {"tokenizer.ggml.bos_token_id", &t->bos_id},
+        {"tokenizer.ggml.eos_token_id", &t->eos_id},      {"tokenizer.ggml.eot_token_id", &t->eot_id},
+        {"tokenizer.ggml.eom_token_id", &eom_id},         {"tokenizer.ggml.padding_token_id", &t->pad_id},
+        {"tokenizer.ggml.unknown_token_id", &t->unk_id},  {"tokenizer.ggml.seperator_token_id", &t->sep_id}, /* sic */
+        {"tokenizer.ggml.mask_token_id", &t->mask_id},    {"tokenizer.ggml.fim_pad_token_id", &fim_pad_id},
+        {"tokenizer.ggml.fim_rep_token_id", &fim_rep_id}, {"tokenizer.ggml.fim_sep_token_id", &fim_sep_id},
     };
     for (size_t i = 0; i < COUNT(keys); i++) {
         cactus_status status = read_id(gguf, keys[i].key, v->n, keys[i].id, err);
         if (status != CACTUS_OK) return status;
     }
+    if (m->add_sep && ct_gguf_find_kv(gguf, "tokenizer.ggml.bos_token_id") == NULL) t->bos_id = cls_id;
 
-    bool add_bos = (ct_pretokenizer_flags(t->pre) & CT_PRE_ADD_BOS) != 0, add_eos = false, found = false;
+    bool add_bos = m->add_bos || (ct_pretokenizer_flags(t->pre) & CT_PRE_ADD_BOS) != 0, found = false;
+    bool add_eos = m->add_eos;
+    t->add_space_prefix = m->add_space_prefix;
     cactus_status status = ct_gguf_get_bool(gguf, "tokenizer.ggml.add_bos_token", &add_bos, &found, err);
     if (status == CACTUS_OK) status = ct_gguf_get_bool(gguf, "tokenizer.ggml.add_eos_token", &add_eos, &found, err);
+    if (status == CACTUS_OK)
+        status = ct_gguf_get_bool(gguf, "tokenizer.ggml.add_space_prefix", &t->add_space_prefix, &found, err);
+    if (status == CACTUS_OK)
+        status = ct_gguf_get_bool(gguf, "tokenizer.ggml.remove_extra_whitespaces", &t->remove_extra_spaces, &found, err);
+    if (status == CACTUS_OK)
+        status = ct_gguf_get_bool(gguf, "tokenizer.ggml.treat_whitespace_as_suffix", &t->space_is_suffix, &found, err);
     if (status != CACTUS_OK) return status;
+    if (m->add_sep || (ct_pretokenizer_flags(t->pre) & CT_PRE_FORCE_BOS) != 0) add_bos = true;
     t->add_bos = add_bos && t->bos_id >= 0;
-    t->add_eos = add_eos && t->eos_id >= 0;
+    t->add_eos = add_eos && !m->add_sep && t->eos_id >= 0;
+    t->add_sep = m->add_sep && t->sep_id >= 0;
 
     /* Models that close their messages with <|return|> or <|call|> write <|end|> between the parts of one answer. */
     bool end_is_inner = find_control(v, index, "<|end|>") >= 0 &&
                         ((find_control(v, index, "<|return|>") >= 0 && find_control(v, index, "<|call|>") >= 0) ||
                          (find_control(v, index, "<|flush|>") >= 0 && find_control(v, index, "<|calls|>") >= 0));
+    /* Models that wait for a tool behind <|tool_response> know "</s>" from HTML only. */
+    bool s_is_text = find_control(v, index, "<|tool_response>") >= 0;
     for (size_t i = 0; i < COUNT(end_of_turn); i++) {
         int32_t id = find_control(v, index, end_of_turn[i]);
         if (id < 0 || (end_is_inner && strcmp(end_of_turn[i], "<|end|>") == 0)) continue;
         mark_end(v, id);
         if (t->eot_id < 0) t->eot_id = id;
     }
-    for (size_t i = 0; i < COUNT(end_of_text); i++) mark_end(v, find_control(v, index, end_of_text[i]));
+    for (size_t i = 0; i < COUNT(end_of_text); i++)
+        if (!s_is_text || strcmp(end_of_text[i], "</s>") != 0) mark_end(v, find_control(v, index, end_of_text[i]));
     mark_end(v, t->eos_id);
     mark_end(v, t->eot_id);
     mark_end(v, eom_id);
+    mark_end(v, fim_pad_id);
+    mark_end(v, fim_rep_id);
+    mark_end(v, fim_sep_id);
     if (t->eot_id == t->eos_id) t->eot_id = -1;
+    return CACTUS_OK;
+}
+
+/* ASCII in lower case, whatever the locale. */
+static bool contains_folded(ct_str text, const char *part)
+{
+    size_t n = strlen(part);
+    for (size_t i = 0; i + n <= text.size; i++) {
+        size_t k = 0;
+        while (k < n && (text.data[i + k] >= 'A' && text.data[i + k] <= 'Z' ? text.data[i + k] + 32 : text.data[i + k]) == part[k]) k++;
+        if (k == n) return true;
+    }
+    return false;
+}
+
+static void set_strip(cactus_tokenizer *t, const char *text, bool left, bool right)
+{
+    ct_special_set *sets[] = {&t->user_defined, &t->all_special};
+    for (size_t k = 0; k < COUNT(sets); k++)
+        for (size_t i = 0; i < sets[k]->n; i++) {
+            ct_special *s = &sets[k]->items[i];
+            if (text != NULL && (s->n_bytes != strlen(text) || memcmp(s->bytes, text, s->n_bytes) != 0)) continue;
+            s->strip_left = left;
+            s->strip_right = right;
+        }
+}
+
+/* A file does not say which tokens take the white space next to them; llama.cpp knows these models, by the same marks. */
+static cactus_status read_strips(cactus_tokenizer *t, const ct_gguf *gguf, cactus_error *err)
+{
+    ct_str name = {NULL, 0}, arch = {NULL, 0}, pre = {t->pre_name, strlen(t->pre_name)};
+    bool found = false;
+    cactus_status status = ct_gguf_get_str(gguf, "general.name", &name, &found, err);
+    if (status == CACTUS_OK) status = ct_gguf_get_str(gguf, "general.architecture", &arch, &found, err);
+    if (status != CACTUS_OK) return status;
+    if (contains_folded(pre, "jina-v2-") || contains_folded(arch, "nomic-bert-moe") || contains_folded(arch, "jina-bert-v3"))
+        set_strip(t, "<mask>", true, false);
+    else if (contains_folded(name, "phi-3") || contains_folded(name, "phi3")) {
+        set_strip(t, NULL, false, true);
+        set_strip(t, "<unk>", false, false);
+        set_strip(t, "<s>", false, false);
+        set_strip(t, "<|endoftext|>", false, false);
+    } else if (contains_folded(name, "modern-bert"))
+        set_strip(t, "[MASK]", true, false);
+    return CACTUS_OK;
+}
+
+cactus_status ct_read_scores(const ct_gguf *gguf, int32_t n_vocab, float **out, cactus_error *err)
+{
+    const ct_gguf_kv *kv = NULL;
+    cactus_status status = ct_gguf_get_array(gguf, "tokenizer.ggml.scores", CT_GGUF_F32, &kv, NULL, err);
+    if (status != CACTUS_OK) return status;
+    if (kv->count != (uint64_t)n_vocab)
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "tokenizer.ggml.scores has %llu entries for %d tokens",
+                       (unsigned long long)kv->count, (int)n_vocab);
+    float *scores = ct_alloc((size_t)n_vocab, sizeof *scores);
+    if (scores == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the scores of %d tokens", (int)n_vocab);
+    memcpy(scores, kv->data, (size_t)n_vocab * sizeof *scores);
+    for (int32_t id = 0; id < n_vocab; id++) {
+        if (isfinite(scores[id])) continue;
+        ct_free(scores);
+        return ct_fail(err, CACTUS_ERROR_FORMAT, "the score of token %d is not a finite number", (int)id);
+    }
+    *out = scores;
     return CACTUS_OK;
 }
 
@@ -336,7 +415,7 @@ static cactus_status collect_specials(const ct_vocab *v, int attrs, ct_special_s
         if (ct_vocab_size(v, id) > MAX_SPECIAL_BYTES)
             return ct_fail(err, CACTUS_ERROR_FORMAT, "special token %d has %zu bytes, more than %d", (int)id, ct_vocab_size(v, id),
                            MAX_SPECIAL_BYTES);
-        set->items[set->n++] = (ct_special){ct_vocab_bytes(v, id), ct_vocab_size(v, id), id};
+        set->items[set->n++] = (ct_special){.bytes = ct_vocab_bytes(v, id), .n_bytes = ct_vocab_size(v, id), .id = id};
         set->starts[*ct_vocab_bytes(v, id)] = true;
     }
     qsort(set->items, n, sizeof *set->items, compare_specials);
@@ -377,7 +456,7 @@ static const ct_special *match_special(const ct_special_set *set, const uint8_t 
 void cactus_tokenizer_free(cactus_tokenizer *t)
 {
     if (t == NULL) return;
-    if (t->model != NULL) t->model->unload(t->state);
+    if (t->state != NULL) t->model->unload(t->state);
     ct_free(t->pre_name);
     ct_free(t->vocab.at);
     ct_free(t->vocab.bytes);
@@ -401,10 +480,13 @@ static cactus_status load_tokenizer(cactus_tokenizer *t, const ct_gguf *gguf, ct
     if (t->model == NULL)
         return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "tokenizer model \"%s\" (tokenizer.ggml.model) is not supported",
                        ct_quote(model, quoted));
-    t->pre = ct_pretokenizer_find(pre);
+    t->model_name = t->model->name;
+    if (t->model == &ct_raw_bpe_model) pre = (ct_str){"gemma4", 6};
+    t->pre = ct_pretokenizer_find(t->model->pretokenized ? pre : (ct_str){"", 0});
     if (t->pre == NULL)
         return ct_fail(err, CACTUS_ERROR_UNSUPPORTED, "pre-tokenizer \"%s\" (tokenizer.ggml.pre) is not supported",
                        ct_quote(pre, quoted));
+    if ((ct_pretokenizer_flags(t->pre) & CT_PRE_RAW) != 0) t->model = &ct_raw_bpe_model;
     t->pre_name = copy_str(pre);
     if (t->pre_name == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for a tokenizer");
 
@@ -415,6 +497,7 @@ static cactus_status load_tokenizer(cactus_tokenizer *t, const ct_gguf *gguf, ct
     if (status == CACTUS_OK)
         status = collect_specials(&t->vocab, CACTUS_TOKEN_USER_DEFINED | CACTUS_TOKEN_CONTROL | CACTUS_TOKEN_UNKNOWN,
                                   &t->all_special, err);
+    if (status == CACTUS_OK) status = read_strips(t, gguf, err);
     if (status == CACTUS_OK) status = t->model->load(t, gguf, index, err);
     return status;
 }
@@ -466,8 +549,11 @@ cactus_status cactus_tokenizer_get_info(const cactus_tokenizer *t, cactus_tokeni
         .unk_id = t->unk_id,
         .add_bos = t->add_bos,
         .add_eos = t->add_eos,
-        .model = t->model->name,
+        .model = t->model_name,
         .pre = t->pre_name,
+        .sep_id = t->sep_id,
+        .mask_id = t->mask_id,
+        .add_sep = t->add_sep,
     };
     memcpy(info, &full, ct_min_size(info->struct_size, sizeof full)); /* callers of an older, shorter struct get its part */
     return CACTUS_OK;
@@ -496,6 +582,9 @@ ct_str ct_tokenizer_piece(const cactus_tokenizer *t, int32_t id, bool show_speci
 
 /* ---- text -> ids -> text ---- */
 
+/* What isspace says in the C locale. */
+static bool is_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
+
 /* Special tokens are found from left to right, the longest at each place, and the text between them is encoded by itself. */
 static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size_t n_bytes, bool parse_special, ct_id_sink *sink,
                             cactus_error *err)
@@ -508,13 +597,18 @@ static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size
             p++;
             continue;
         }
-        cactus_status status = t->model->encode(t, start, (size_t)(p - start), sink, err);
-        if (status != CACTUS_OK) return status;
+        const uint8_t *before = p;
+        while (special->strip_left && before > start && is_space(before[-1])) before--;
+        if (before > start) {
+            cactus_status status = t->model->encode(t, start, (size_t)(before - start), sink, err);
+            if (status != CACTUS_OK) return status;
+        }
         ct_put_id(sink, special->id);
         p += special->n_bytes;
+        while (special->strip_right && p < end && is_space(*p)) p++;
         start = p;
     }
-    return t->model->encode(t, start, (size_t)(end - start), sink, err);
+    return start < end ? t->model->encode(t, start, (size_t)(end - start), sink, err) : CACTUS_OK;
 }
 
 cactus_status cactus_tokenize(const cactus_tokenizer *t, const char *text, size_t n_bytes, int32_t add_special,
@@ -532,10 +626,53 @@ cactus_status cactus_tokenize(const cactus_tokenizer *t, const char *text, size_
         if (status != CACTUS_OK) return status;
     }
     if (add_special && t->add_eos) ct_put_id(&sink, t->eos_id);
+    if (add_special && t->add_sep) ct_put_id(&sink, t->sep_id);
     *n_ids = sink.n;
     if (sink.n > capacity)
         return ct_fail(err, CACTUS_ERROR_ARGUMENT, "the text has %zu tokens and there is room for %zu", sink.n, capacity);
     return CACTUS_OK;
+}
+
+cactus_status cactus_token_bytes(const cactus_tokenizer *t, int32_t id, const char **bytes, size_t *n_bytes, cactus_error *err)
+{
+    if (n_bytes != NULL) *n_bytes = 0;
+    if (t == NULL || bytes == NULL || n_bytes == NULL)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "tokenizer, bytes and n_bytes must not be NULL");
+    if (!in_vocab(t, id))
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "token %d is not one of 0 to %d", (int)id, (int)t->vocab.n - 1);
+    ct_str piece = ct_tokenizer_piece(t, id, true);
+    *bytes = piece.data;
+    *n_bytes = piece.size;
+    return CACTUS_OK;
+}
+
+/* WordPiece puts a space before every word, marks included. Takes those out that English does not write: before ? ! . and ,
+ * around an apostrophe between spaces, and before 's 'm 're and 've; in this order, as llama.cpp does. Returns the new length. */
+static size_t clean_up(char *text, size_t n_bytes)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < n_bytes; i++) {
+        if (n > 0 && text[n - 1] == ' ' && memchr("?!.,", text[i], 4) != NULL) n--;
+        text[n++] = text[i];
+    }
+    n_bytes = n;
+    n = 0;
+    for (size_t i = 0; i < n_bytes; i++) {
+        bool between = n > 0 && text[n - 1] == ' ' && text[i] == '\'' && i + 1 < n_bytes && text[i + 1] == ' ';
+        if (between) n--;
+        text[n++] = text[i];
+        if (between) i++;
+    }
+    n_bytes = n;
+    n = 0;
+    for (size_t i = 0; i < n_bytes; i++) {
+        if (n > 0 && text[n - 1] == ' ' && text[i] == '\'' && i + 1 < n_bytes) {
+            char a = text[i + 1], b = i + 2 < n_bytes ? text[i + 2] : '\0';
+            if (a == 's' || a == 'm' || (b == 'e' && (a == 'r' || a == 'v'))) n--;
+        }
+        text[n++] = text[i];
+    }
+    return n;
 }
 
 cactus_status cactus_detokenize(const cactus_tokenizer *t, const int32_t *ids, size_t n_ids, int32_t show_special, char *text,
@@ -545,15 +682,25 @@ cactus_status cactus_detokenize(const cactus_tokenizer *t, const int32_t *ids, s
     if (t == NULL || n_bytes == NULL || (ids == NULL && n_ids > 0) || (text == NULL && capacity > 0))
         return ct_fail(err, CACTUS_ERROR_ARGUMENT, "tokenizer, ids, text and n_bytes must not be NULL");
     size_t n = 0;
+    bool at_start = (t->add_space_prefix && !t->space_is_suffix) || t->model->clean_up, suffixed = false;
     for (size_t i = 0; i < n_ids; i++) {
         if (!in_vocab(t, ids[i]))
             return ct_fail(err, CACTUS_ERROR_ARGUMENT, "token %d at position %zu is not one of 0 to %d", (int)ids[i], i,
                            (int)t->vocab.n - 1);
         ct_str piece = ct_tokenizer_piece(t, ids[i], show_special != 0);
+        bool is_text = ct_vocab_is_text(&t->vocab, ids[i]);
+        if (is_text && at_start && piece.size > 0 && piece.data[0] == ' ') { /* the space that encoding put there */
+            piece.data++;
+            piece.size--;
+        }
+        at_start = at_start && !is_text;
+        suffixed = is_text && piece.size > 0 && piece.data[piece.size - 1] == ' ';
         if (piece.size > 0 && n < capacity) memcpy(text + n, piece.data, ct_min_size(piece.size, capacity - n));
         if (!ct_add_ok(n, piece.size, &n))
             return ct_fail(err, CACTUS_ERROR_ARGUMENT, "the text of %zu tokens is longer than memory", n_ids);
     }
+    if (suffixed && t->add_space_prefix && t->space_is_suffix) n--;
+    if (t->model->clean_up && n <= capacity) n = clean_up(text, n);
     *n_bytes = n;
     if (n > capacity) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "the text has %zu bytes and there is room for %zu", n, capacity);
     return CACTUS_OK;

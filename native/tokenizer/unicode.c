@@ -5,11 +5,11 @@
 #include "tokenizer/unicode.h"
 #include "tokenizer/unicode_tables.h"
 
-#define O (1 << CT_CLASS_OTHER)
+#define O (1 << CT_CLASS_CONTROL)
 #define W CT_SET_SPACE
 #define U (1 << CT_CLASS_UPPER)
 #define L (1 << CT_CLASS_LOWER)
-#define N CT_SET_N
+#define N (1 << CT_CLASS_NUMBER)
 #define P CT_SET_P
 #define S CT_SET_S
 
@@ -32,7 +32,7 @@ const uint16_t ct_ascii_set[128] = {
 #undef P
 #undef S
 
-static uint16_t class_set(uint32_t code)
+uint16_t ct_class_set(uint32_t code)
 {
     uint32_t block = code >> UNICODE_BLOCK_SHIFT, in_block = code & ((1u << UNICODE_BLOCK_SHIFT) - 1);
     if (block >= UNICODE_N_BLOCKS) block = UNICODE_N_BLOCKS - 1;
@@ -75,7 +75,76 @@ ct_char ct_decode_char(const uint8_t *p, const uint8_t *end)
         if (!may_follow(p[0], i, p[i])) return byte;
         code = code << 6 | (p[i] & 0x3Fu);
     }
-    return (ct_char){code, class_set(code), (uint16_t)(n + 1)};
+    return (ct_char){code, ct_class_set(code), (uint16_t)(n + 1)};
+}
+
+/* The row of a table of n rows of `width` numbers that begins with `code`, or NULL. Rows are in the order of their first. */
+static const uint32_t *find_row(const uint32_t *table, size_t n, size_t width, uint32_t code)
+{
+    size_t low = 0, high = n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (table[middle * width] < code)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < n && table[low * width] == code ? &table[low * width] : NULL;
+}
+
+#define N_ROWS(table_, width_) (sizeof(table_) / sizeof(table_)[0] / (width_))
+
+int ct_strip_accents(ct_char c, uint32_t out[3])
+{
+    uint32_t code = c.code;
+    out[0] = code;
+    if (code < 0xC0) return 1;
+    if ((c.set & 1 << CT_CLASS_ACCENT) != 0) return 0;
+    if (code >= 0xAC00 && code <= 0xD7A3) { /* Unicode 15.1, section 3.12: 28 trailing consonants, 21 vowels */
+        uint32_t syllable = code - 0xAC00, trailing = syllable % 28;
+        out[0] = 0x1100 + syllable / (28 * 21);
+        out[1] = 0x1161 + syllable / 28 % 21;
+        out[2] = 0x11A7 + trailing;
+        return trailing > 0 ? 3 : 2;
+    }
+    const uint32_t *row = find_row(unicode_base, N_ROWS(unicode_base, 2), 2, code);
+    if (row != NULL) {
+        out[0] = row[1];
+        return 1;
+    }
+    row = find_row(unicode_bases, N_ROWS(unicode_bases, 4), 4, code);
+    if (row == NULL) return 1;
+    memcpy(out, row + 1, 3 * sizeof *out);
+    return row[3] != 0 ? 3 : 2;
+}
+
+int ct_lower_case(uint32_t code, uint32_t out[2])
+{
+    out[0] = code;
+    if (code < 0x80) {
+        if (code >= 'A' && code <= 'Z') out[0] = code + ('a' - 'A');
+        return 1;
+    }
+    if (code == 0x130) {
+        out[0] = 'i';
+        out[1] = 0x307;
+        return 2;
+    }
+    const uint32_t *row = find_row(unicode_lower, N_ROWS(unicode_lower, 2), 2, code);
+    if (row != NULL) out[0] = row[1];
+    return 1;
+}
+
+size_t ct_put_utf8(uint8_t *out, uint32_t code)
+{
+    if (code < 0x80) {
+        out[0] = (uint8_t)code;
+        return 1;
+    }
+    size_t n = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
+    for (size_t i = n - 1; i > 0; i--, code >>= 6) out[i] = (uint8_t)(0x80 | (code & 0x3F));
+    out[0] = (uint8_t)(0xF00u >> n | code);
+    return n;
 }
 
 static char *put_replacement(char *out)

@@ -5,6 +5,8 @@
 #include <math.h>
 
 #include "kernels/arm/arm_common.h"
+#include "kernels/arm/f32x16.h"
+#include "kernels/recurrent_kernels.h"
 
 /* ---- sums and exponentials ------------------------------------------------------------------------------------------ */
 
@@ -15,25 +17,6 @@ ARM_INLINE float sum16(const float t[16])
     float32x4_t four = vaddq_f32(low, high);
     float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
-}
-
-/* exp of kernels.h; vfmaq(c, a, b) is a * b + c, rounded once */
-ARM_INLINE float32x4_t exp4(float32x4_t x)
-{
-    uint32x4_t live = vcgeq_f32(x, vdupq_n_f32(-87.0f)); /* false for NaN */
-    const float32x4_t magic = vdupq_n_f32(12582912.0f);
-    x = vminq_f32(x, vdupq_n_f32(88.0f));
-    float32x4_t t = vfmaq_f32(magic, x, vdupq_n_f32(0x1.715476p+0f)), n = vsubq_f32(t, magic);
-    float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(-0x1.62e4p-1f));
-    r = vfmaq_f32(r, n, vdupq_n_f32(-0x1.7f7d1cp-20f));
-    float32x4_t p = vfmaq_f32(vdupq_n_f32(1.3981999507e-3f), vdupq_n_f32(1.9875691500e-4f), r);
-    p = vfmaq_f32(vdupq_n_f32(8.3334519073e-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(4.1665795894e-2f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.6666665459e-1f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(5.0000001201e-1f), p, r);
-    p = vaddq_f32(vfmaq_f32(r, p, vmulq_f32(r, r)), vdupq_n_f32(1.0f));
-    uint32x4_t bits = vaddq_u32(vreinterpretq_u32_f32(p), vshlq_n_u32(vreinterpretq_u32_f32(t), 23));
-    return vreinterpretq_f32_u32(vandq_u32(bits, live));
 }
 
 ARM_INLINE float exp1(float x) { return vgetq_lane_f32(exp4(vdupq_n_f32(x)), 0); }
@@ -394,6 +377,105 @@ static void silu_mul(float *y, const float *gate, const float *up, size_t n)
     for (; i < n; i++) y[i] = vgetq_lane_f32(silu_mul4(vdupq_n_f32(gate[i]), vdupq_n_f32(up[i])), 0);
 }
 
+static void layer_norm(float *y, const float *x, const float *weight, const float *bias, size_t n, float eps)
+{
+    float32x4_t sum[4], ss[4];
+    float lanes[16], squares[16];
+    size_t i = 0;
+    for (size_t j = 0; j < 4; j++) sum[j] = ss[j] = vdupq_n_f32(0.0f);
+    for (; i + 16 <= n; i += 16)
+        for (size_t j = 0; j < 4; j++) sum[j] = vaddq_f32(sum[j], vld1q_f32(x + i + 4 * j));
+    for (size_t j = 0; j < 4; j++) vst1q_f32(lanes + 4 * j, sum[j]);
+    for (size_t k = i; k < n; k++) lanes[k - i] += x[k];
+    float mean = sum16(lanes) / (float)n;
+    for (i = 0; i + 16 <= n; i += 16)
+        for (size_t j = 0; j < 4; j++) {
+            float32x4_t d = vsubq_f32(vld1q_f32(x + i + 4 * j), vdupq_n_f32(mean));
+            ss[j] = vfmaq_f32(ss[j], d, d);
+        }
+    for (size_t j = 0; j < 4; j++) vst1q_f32(squares + 4 * j, ss[j]);
+    for (size_t k = i; k < n; k++) squares[k - i] = fmaf(x[k] - mean, x[k] - mean, squares[k - i]);
+    float scale = 1.0f / sqrtf(sum16(squares) / (float)n + eps);
+    for (i = 0; i + 4 <= n; i += 4) {
+        float32x4_t v = vmulq_f32(vmulq_n_f32(vsubq_f32(vld1q_f32(x + i), vdupq_n_f32(mean)), scale), vld1q_f32(weight + i));
+        vst1q_f32(y + i, bias != NULL ? vaddq_f32(v, vld1q_f32(bias + i)) : v);
+    }
+    for (; i < n; i++) {
+        float v = ((x[i] - mean) * scale) * weight[i];
+        y[i] = bias != NULL ? v + bias[i] : v;
+    }
+}
+
+ARM_INLINE float32x4_t logistic_times4(float32x4_t x, float32x4_t u) { return vdivq_f32(x, vaddq_f32(vdupq_n_f32(1.0f), exp4(vnegq_f32(u)))); }
+
+ARM_INLINE float32x4_t gelu4(float32x4_t x)
+{
+    return logistic_times4(x, vmulq_f32(x, vfmaq_f32(vdupq_n_f32(0x1.988454p+0f), vmulq_f32(x, x), vdupq_n_f32(0x1.2444f2p-4f))));
+}
+
+ARM_INLINE float32x4_t gelu_erf4(float32x4_t x)
+{
+    float32x4_t a = vabsq_f32(x), z = vmulq_n_f32(a, 0x1.6a09e6p-1f);
+    float32x4_t t = vdivq_f32(vdupq_n_f32(1.0f), vfmaq_f32(vdupq_n_f32(1.0f), vdupq_n_f32(0.3275911f), z));
+    float32x4_t p = vfmaq_f32(vdupq_n_f32(-1.453152027f), vdupq_n_f32(1.061405429f), t);
+    p = vfmaq_f32(vdupq_n_f32(1.421413741f), p, t);
+    p = vfmaq_f32(vdupq_n_f32(-0.284496736f), p, t);
+    p = vfmaq_f32(vdupq_n_f32(0.254829592f), p, t);
+    float32x4_t tail = vmulq_n_f32(vmulq_f32(vmulq_f32(p, t), exp4(vnegq_f32(vmulq_f32(z, z)))), 0.5f);
+    return vfmaq_f32(vmaxq_f32(x, vdupq_n_f32(0.0f)), vnegq_f32(a), tail);
+}
+
+ARM_INLINE float32x4_t swiglu_oai4(float32x4_t gate, float32x4_t up)
+{
+    const float32x4_t limit = vdupq_n_f32(7.0f);
+    float32x4_t g = vminq_f32(gate, limit), u = vmaxq_f32(vminq_f32(up, limit), vnegq_f32(limit));
+    return vmulq_f32(logistic_times4(g, vmulq_n_f32(g, 1.702f)), vaddq_f32(u, vdupq_n_f32(1.0f)));
+}
+
+/* y = f(gate), times up where there is one; what is left of a vector goes through a whole one */
+#define ACTIVATION(name, f)                                                                                             \
+    static void name(float *y, const float *gate, const float *up, size_t n)                                            \
+    {                                                                                                                   \
+        size_t i = 0;                                                                                                   \
+        for (; i + 4 <= n; i += 4) {                                                                                    \
+            float32x4_t v = f(vld1q_f32(gate + i));                                                                     \
+            vst1q_f32(y + i, up != NULL ? vmulq_f32(v, vld1q_f32(up + i)) : v);                                         \
+        }                                                                                                               \
+        for (; i < n; i++) {                                                                                            \
+            float v = vgetq_lane_f32(f(vdupq_n_f32(gate[i])), 0);                                                       \
+            y[i] = up != NULL ? v * up[i] : v;                                                                          \
+        }                                                                                                               \
+    }
+ACTIVATION(gelu_mul, gelu4)
+ACTIVATION(gelu_erf_mul, gelu_erf4)
+
+static void swiglu_oai(float *y, const float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, swiglu_oai4(vld1q_f32(gate + i), vld1q_f32(up + i)));
+    for (; i < n; i++) y[i] = vgetq_lane_f32(swiglu_oai4(vdupq_n_f32(gate[i]), vdupq_n_f32(up[i])), 0);
+}
+
+static void sigmoid_mul(float *y, const float *gate, size_t n)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(y + i, logistic_times4(vld1q_f32(y + i), vld1q_f32(gate + i)));
+    for (; i < n; i++) y[i] = vgetq_lane_f32(logistic_times4(vdupq_n_f32(y[i]), vdupq_n_f32(gate[i])), 0);
+}
+
+ARM_INLINE float32x4_t softcap4(float32x4_t x, float cap)
+{
+    float32x4_t e = exp4(vmulq_n_f32(x, 2.0f / cap));
+    return vmulq_n_f32(vsubq_f32(vdupq_n_f32(1.0f), vdivq_f32(vdupq_n_f32(2.0f), vaddq_f32(vdupq_n_f32(1.0f), e))), cap);
+}
+
+static void softcap(float *x, float cap, size_t n)
+{
+    size_t i = 0;
+    for (; i + 4 <= n; i += 4) vst1q_f32(x + i, softcap4(vld1q_f32(x + i), cap));
+    for (; i < n; i++) x[i] = vgetq_lane_f32(softcap4(vdupq_n_f32(x[i]), cap), 0);
+}
+
 static void add(float *y, const float *x, size_t n)
 {
     size_t i = 0;
@@ -623,6 +705,8 @@ ARM_INLINE void attend_group(const ct_attn_tile *tile, size_t first, const page 
         for (size_t half = 0; half < 2; half++)
             if ((seen >> 16 * half & 0xffff) != 0) scores(s, q, d_k, p, half * 16, n_q, 4, type);
     }
+    if (tile->softcap > 0.0f)
+        for (size_t i = 0; i < n_q; i++) softcap(s[i], tile->softcap, PAGE);
     for (size_t i = 0; i < n_q; i++) {
         correction[i] = 1.0f;
         if (visible[i] != 0)
@@ -714,6 +798,12 @@ void ct_kernels_init_neon(ct_kernels *k)
         .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
+        .layer_norm = layer_norm,
+        .gelu_mul = gelu_mul,
+        .gelu_erf_mul = gelu_erf_mul,
+        .swiglu_oai = swiglu_oai,
+        .sigmoid_mul = sigmoid_mul,
+        .softcap = softcap,
         .add = add,
         .scale = scale,
         .max_index = max_index,
@@ -721,6 +811,14 @@ void ct_kernels_init_neon(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     k->matvec[CT_F32] = matvec_f32;
     k->matvec[CT_F16] = matvec_f16;

@@ -1,6 +1,7 @@
 /* avx2.c: the kernels for AVX2, FMA and F16C. */
 #include "kernels/x86/float_kernels.h"
 #include "kernels/x86/int8_256.h"
+#include "kernels/recurrent_kernels.h"
 
 void ct_kernels_init_avx2(ct_kernels *k)
 {
@@ -13,6 +14,12 @@ void ct_kernels_init_avx2(ct_kernels *k)
         .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
+        .layer_norm = layer_norm,
+        .gelu_mul = gelu_mul,
+        .gelu_erf_mul = gelu_erf_mul,
+        .swiglu_oai = swiglu_oai,
+        .sigmoid_mul = sigmoid_mul,
+        .softcap = softcap,
         .add = add,
         .scale = scale,
         .max_index = max_index,
@@ -20,6 +27,14 @@ void ct_kernels_init_avx2(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     set_int8_kernels(k);
     k->matvec[CT_F32] = matvec_f32;

@@ -4,6 +4,7 @@
  * constant, and what that adds to a dot product (constant * sum of the activations, known from their quantisation) is taken off
  * again in int32, so dot products stay exact. */
 #include "kernels/x86/float_kernels.h"
+#include "kernels/recurrent_kernels.h"
 
 /* ---- quantised activations ------------------------------------------------------------------------------------------ */
 
@@ -171,6 +172,14 @@ static ALWAYS_INLINE void row_pointers(const uint8_t *rows[TILE_ROWS], const uin
     for (size_t i = 0; i < TILE_ROWS; i++) rows[i] = w + (i < n_rows ? i : n_rows - 1) * row_bytes;
 }
 
+/* Where rows begin, from row 0 on. */
+static ALWAYS_INLINE __m512i row_offsets(const uint8_t *const rows[TILE_ROWS])
+{
+    uint32_t offsets[TILE_ROWS];
+    for (size_t i = 0; i < TILE_ROWS; i++) offsets[i] = (uint32_t)(rows[i] - rows[0]);
+    return _mm512_loadu_si512(offsets);
+}
+
 static ALWAYS_INLINE __mmask16 rows_there(size_t n_rows)
 {
     return (__mmask16)((1u << (n_rows < TILE_ROWS ? n_rows : TILE_ROWS)) - 1);
@@ -221,6 +230,33 @@ static ALWAYS_INLINE __m512i load_q4(const uint8_t *const rows[4], size_t pos, c
     return _mm512_shuffle_epi8(_mm512_mask_blend_epi32(0xcccc, h01, h23), has_min ? halves : _mm512_xor_si512(halves, odd_blocks));
 }
 
+/* n <= 4 blocks of MXFP4 of four rows: as load_q4, but lane b of what is returned has the rows' scales of block b as dwords whose
+ * byte b is e. */
+static ALWAYS_INLINE __m512i load_mxfp4(const uint8_t *const rows[4], size_t pos, const size_t n, __m512i v[4])
+{
+    __m512i h[4];
+    UNROLL
+    for (size_t k = 0; k < 4; k++) {
+        const uint8_t *row = rows[k] + pos;
+        h[k] = load_until(row, 0, 17 * n); /* the e of block b is byte b of lane b */
+        v[k] = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(row + 1)));
+        if (n > 1) v[k] = _mm512_inserti32x4(v[k], _mm_loadu_si128((const __m128i *)(const void *)(row + 18)), 1);
+        if (n > 2) v[k] = _mm512_inserti32x4(v[k], _mm_loadu_si128((const __m128i *)(const void *)(row + 35)), 2);
+        if (n > 3) v[k] = _mm512_inserti32x4(v[k], _mm_loadu_si128((const __m128i *)(const void *)(row + 52)), 3);
+    }
+    return _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(h[0], h[1]), _mm512_unpacklo_epi32(h[2], h[3]));
+}
+
+static ALWAYS_INLINE bool has_levels(const ct_type type) { return type == CT_IQ4_NL || type == CT_IQ4_XS || type == CT_MXFP4; }
+
+/* The codes that nibbles stand for, + 128, in each 128-bit lane; an operand of vpshufb. */
+static ALWAYS_INLINE __m512i level_table(const ct_type type)
+{
+    __m128i fp4 = _mm_setr_epi8(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+    __m128i iq4 = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    return _mm512_xor_si512(_mm512_broadcast_i32x4(type == CT_MXFP4 ? fp4 : iq4), _mm512_set1_epi8(-128));
+}
+
 /* g[i]: lane s = four f16 of rows 4*i … 4*i + 3 in its low (or, `high`, upper) half, for block s -> out[s] = 16 floats */
 static ALWAYS_INLINE void f16_columns(const __m512i g[4], const bool high, __m512 out[4])
 {
@@ -241,6 +277,32 @@ static ALWAYS_INLINE __m512 load_f16(const uint8_t *const rows[TILE_ROWS], size_
     UNROLL
     for (size_t i = 0; i < TILE_ROWS; i++) half[i] = load_u16(rows[i] + offset);
     return v_from_f16(half);
+}
+
+/* 4x4 matrix of 128-bit lanes: g[i] becomes lane i of each. */
+static ALWAYS_INLINE void transpose_lanes(__m512i g[4])
+{
+    __m512i a = _mm512_shuffle_i32x4(g[0], g[1], 0x44), b = _mm512_shuffle_i32x4(g[0], g[1], 0xee);
+    __m512i c = _mm512_shuffle_i32x4(g[2], g[3], 0x44), d = _mm512_shuffle_i32x4(g[2], g[3], 0xee);
+    g[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    g[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    g[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    g[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
+}
+
+static ALWAYS_INLINE __m512 e8m0_half(__m512i e) /* half of 2^(e - 127) */
+{
+    __m512i v = _mm512_max_epu32(_mm512_slli_epi32(e, 23), _mm512_set1_epi32(0x400000)); /* e = 0: 2^-127 is no normal float */
+    return _mm512_mul_ps(_mm512_castsi512_ps(v), _mm512_set1_ps(0.5f));
+}
+
+/* g[i]: what load_mxfp4 returns of rows 4*i … 4*i + 3 -> out[b] = 16 scales of block b */
+static ALWAYS_INLINE void e8m0_columns(__m512i g[4], __m512 out[4])
+{
+    transpose_lanes(g);
+    UNROLL
+    for (size_t b = 0; b < 4; b++)
+        out[b] = e8m0_half(_mm512_and_si512(_mm512_srli_epi32(g[b], (unsigned)(8 * b)), _mm512_set1_epi32(255)));
 }
 
 /* Dwords of 16 bytes at `offset` of 16 rows: out[c] holds dword c of each row. */
@@ -349,6 +411,27 @@ static ALWAYS_INLINE __m512 q6_k_d(const q6_k_scales *s, const size_t g)
     return _mm512_mul_ps(s->d, cvt_signed_byte(s->scale[g / 4], g % 4));
 }
 
+/* Scales of a block of IQ4_XS at `pos` of 16 rows. */
+typedef struct iq4_xs_scales {
+    __m512 d;
+    __m512i low, high; /* four bits of sub-block g at 4g; two bits at 16 + 2g */
+} iq4_xs_scales;
+
+static ALWAYS_INLINE iq4_xs_scales load_iq4_xs_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    __m512i c[4];
+    load_columns(rows, pos, c);
+    return (iq4_xs_scales){.d = cvt_f16_dwords(c[0]), .low = c[1], .high = c[0]};
+}
+
+static ALWAYS_INLINE __m512 iq4_xs_d(const iq4_xs_scales *s, const size_t g)
+{
+    __m512i low = _mm512_and_si512(_mm512_srli_epi32(s->low, (unsigned)(4 * g)), _mm512_set1_epi32(15));
+    __m512i high = _mm512_srli_epi32(s->high, (unsigned)(12 + 2 * g)); /* & 0x30 */
+    __m512i scale = _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi32(0x30), 0xf8); /* low | (high & 0x30) */
+    return _mm512_mul_ps(s->d, _mm512_cvtepi32_ps(_mm512_sub_epi32(scale, _mm512_set1_epi32(32))));
+}
+
 /* ---- unpacking ---------------------------------------------------------------------------------------------------------- */
 
 /* d (field 0) or m (field 1) of sub-block g, 16 rows */
@@ -359,27 +442,38 @@ static ALWAYS_INLINE void store_scales(uint8_t *panel, size_t tile, size_t g, __
     _mm512_store_ps(out, _mm512_maskz_mov_ps(there, v));
 }
 
-/* Blocks b … b + n - 1 of Q4_0 or Q4_1, 16 rows. */
+/* Blocks b … b + n - 1 of a type of nibbles, 16 rows. IQ4_XS: the codes only, n = 4. */
 static ALWAYS_INLINE void unpack_q4_blocks(uint8_t *panel, size_t tile, const uint8_t *const rows[TILE_ROWS], __mmask16 there,
-                                           size_t b, const size_t n, const bool has_min)
+                                           size_t b, const size_t n, const ct_type type)
 {
-    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(has_min ? -128 : 128 - 8);
+    const bool has_min = type == CT_Q4_1;
+    const __m512i low = _mm512_set1_epi8(15), bias = _mm512_set1_epi8(has_min ? -128 : 128 - 8), table = level_table(type);
     __m512i v[TILE_ROWS], header[4];
     __m512 d[4], m[4];
     UNROLL
-    for (size_t i = 0; i < 4; i++) header[i] = load_q4(rows + 4 * i, b * (has_min ? 20 : 18), n, has_min, v + 4 * i);
+    for (size_t i = 0; i < 4; i++) {
+        if (type == CT_IQ4_XS) {
+            UNROLL
+            for (size_t k = 4 * i; k < 4 * i + 4; k++) v[k] = _mm512_loadu_si512(rows[k] + b / 8 * 136 + 8 + b % 8 * 16);
+        } else if (type == CT_MXFP4) header[i] = load_mxfp4(rows + 4 * i, b * 17, n, v + 4 * i);
+        else header[i] = load_q4(rows + 4 * i, b * (has_min ? 20 : 18), n, has_min, v + 4 * i);
+    }
     transpose_16x16(v);
-    f16_columns(header, false, d);
+    if (type == CT_MXFP4) e8m0_columns(header, d);
+    else if (type != CT_IQ4_XS) f16_columns(header, false, d);
     if (has_min) f16_columns(header, true, m);
     UNROLL
     for (size_t i = 0; i < n; i++) {
         uint8_t *out = panel + (b + i) * record_bytes(32, has_min) + tile * 64;
         UNROLL
         for (size_t j = 0; j < 4; j++) { /* four elements each of the block's first and second 16 */
-            __m512i high = _mm512_and_si512(_mm512_srli_epi16(v[4 * i + j], 4), low);
-            _mm512_store_si512(out + j * 128, _mm512_add_epi8(_mm512_and_si512(v[4 * i + j], low), bias));
-            _mm512_store_si512(out + (4 + j) * 128, _mm512_add_epi8(high, bias));
+            __m512i first = _mm512_and_si512(v[4 * i + j], low), second = _mm512_and_si512(_mm512_srli_epi16(v[4 * i + j], 4), low);
+            first = has_levels(type) ? _mm512_shuffle_epi8(table, first) : _mm512_add_epi8(first, bias);
+            second = has_levels(type) ? _mm512_shuffle_epi8(table, second) : _mm512_add_epi8(second, bias);
+            _mm512_store_si512(out + j * 128, first);
+            _mm512_store_si512(out + (4 + j) * 128, second);
         }
+        if (type == CT_IQ4_XS) continue;
         store_scales(panel, tile, b + i, d[i], 0, there, 32, has_min);
         if (has_min) store_scales(panel, tile, b + i, m[i], 1, there, 32, has_min);
     }
@@ -395,13 +489,14 @@ static ALWAYS_INLINE __m512i codes_64(const uint8_t *row, size_t b, const size_t
         if (n == 64) v = _mm512_inserti64x4(v, _mm256_loadu_si256((const __m256i *)(const void *)(p + 34)), 1);
         return _mm512_xor_si512(v, _mm512_set1_epi8(-128));
     }
-    if (type == CT_Q5_0) { /* the fifth bits are a bit set in the order of the elements: exactly a mask register */
-        const uint8_t *p = row + b * 22;
-        __mmask64 fifth = load_u32(p + 2) | (n == 64 ? (uint64_t)load_u32(p + 24) << 32 : 0);
-        __m512i v = broadcast_16_bytes(p + 6);
-        if (n == 64) v = _mm512_mask_mov_epi64(v, 0xf0, broadcast_16_bytes(p + 28));
+    if (type == CT_Q5_0 || type == CT_Q5_1) { /* the fifth bits are a bit set in the order of the elements: exactly a mask register */
+        const size_t block_bytes = type == CT_Q5_0 ? 22 : 24;
+        const uint8_t *p = row + b * block_bytes + block_bytes - 20;
+        __mmask64 fifth = load_u32(p) | (n == 64 ? (uint64_t)load_u32(p + block_bytes) << 32 : 0);
+        __m512i v = broadcast_16_bytes(p + 4), zero = _mm512_set1_epi8(type == CT_Q5_0 ? 128 - 16 : -128);
+        if (n == 64) v = _mm512_mask_mov_epi64(v, 0xf0, broadcast_16_bytes(p + block_bytes + 4));
         v = _mm512_and_si512(_mm512_srlv_epi64(v, quarters), _mm512_set1_epi8(15));
-        return _mm512_add_epi8(v, _mm512_mask_mov_epi8(_mm512_set1_epi8(128 - 16), fifth, _mm512_set1_epi8(-128)));
+        return _mm512_add_epi8(v, _mm512_mask_mov_epi8(zero, fifth, _mm512_set1_epi8(type == CT_Q5_0 ? -128 : 16 - 128)));
     }
     if (type == CT_Q4_K) {
         __m512i v = _mm512_srlv_epi64(broadcast_32_bytes(row + b / 8 * 144 + 16 + b % 8 * 16), halves);
@@ -424,7 +519,7 @@ static ALWAYS_INLINE void unpack_64(uint8_t *panel, size_t tile, const uint8_t *
     __m512i v[TILE_ROWS];
     UNROLL
     for (size_t i = 0; i < TILE_ROWS; i++) v[i] = codes_64(rows[i], b, n, type);
-    store_codes(panel, tile, b * 32, n, v, type == CT_Q6_K ? 16 : 32, type == CT_Q4_K || type == CT_Q5_K);
+    store_codes(panel, tile, b * 32, n, v, type == CT_Q6_K ? 16 : 32, type == CT_Q5_1 || type == CT_Q4_K || type == CT_Q5_K);
 }
 
 /* Rows follow each other in memory: the share of step b … b + n - 1 of n_blocks in the stream that follows these 16. */
@@ -441,26 +536,33 @@ static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t
 {
     const size_t n_blocks = n_cols / 32, tile_bytes = TILE_ROWS * row_bytes;
     size_t b = 0;
-    if (type == CT_Q4_0 || type == CT_Q4_1) {
-        const bool has_min = type == CT_Q4_1;
+    if (type == CT_Q4_0 || type == CT_Q4_1 || has_levels(type)) {
         for (; b + 4 <= n_blocks; b += 4) {
             prefetch_share(rows, tile_bytes, b, 4, n_blocks);
-            unpack_q4_blocks(panel, tile, rows, there, b, 4, has_min);
+            unpack_q4_blocks(panel, tile, rows, there, b, 4, type);
         }
-        if (n_blocks - b == 3) unpack_q4_blocks(panel, tile, rows, there, b, 3, has_min);
-        else if (n_blocks - b == 2) unpack_q4_blocks(panel, tile, rows, there, b, 2, has_min);
-        else if (n_blocks - b == 1) unpack_q4_blocks(panel, tile, rows, there, b, 1, has_min);
+        if (type == CT_IQ4_XS) {
+            for (b = 0; b < n_blocks / 8; b++) {
+                iq4_xs_scales s = load_iq4_xs_scales(rows, b * 136);
+                UNROLL
+                for (size_t g = 0; g < 8; g++) store_scales(panel, tile, 8 * b + g, iq4_xs_d(&s, g), 0, there, 32, false);
+            }
+        } else if (n_blocks - b == 3) unpack_q4_blocks(panel, tile, rows, there, b, 3, type);
+        else if (n_blocks - b == 2) unpack_q4_blocks(panel, tile, rows, there, b, 2, type);
+        else if (n_blocks - b == 1) unpack_q4_blocks(panel, tile, rows, there, b, 1, type);
         return;
     }
     for (; b + 2 <= n_blocks; b += 2) {
         prefetch_share(rows, tile_bytes, b, 2, n_blocks);
         unpack_64(panel, tile, rows, b, 64, type);
     }
-    if (type == CT_Q8_0 || type == CT_Q5_0) {
+    if (type == CT_Q8_0 || type == CT_Q5_0 || type == CT_Q5_1) {
+        const bool has_min = type == CT_Q5_1;
         if (b < n_blocks) unpack_64(panel, tile, rows, b, 32, type);
         for (b = 0; b < n_blocks; b++) {
-            __m512 d = load_f16(rows, b * (type == CT_Q8_0 ? 34 : 22));
-            store_scales(panel, tile, b, d, 0, there, 32, false);
+            const size_t pos = b * (type == CT_Q8_0 ? 34 : type == CT_Q5_0 ? 22 : 24);
+            store_scales(panel, tile, b, load_f16(rows, pos), 0, there, 32, has_min);
+            if (has_min) store_scales(panel, tile, b, load_f16(rows, pos + 2), 1, there, 32, has_min);
         }
     } else if (type == CT_Q6_K) {
         for (b = 0; b < n_blocks / 8; b++) {
@@ -494,10 +596,14 @@ static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t
 UNPACK(unpack_q4_0, CT_Q4_0)
 UNPACK(unpack_q4_1, CT_Q4_1)
 UNPACK(unpack_q5_0, CT_Q5_0)
+UNPACK(unpack_q5_1, CT_Q5_1)
 UNPACK(unpack_q8_0, CT_Q8_0)
 UNPACK(unpack_q4_k, CT_Q4_K)
 UNPACK(unpack_q5_k, CT_Q5_K)
 UNPACK(unpack_q6_k, CT_Q6_K)
+UNPACK(unpack_iq4_nl, CT_IQ4_NL)
+UNPACK(unpack_iq4_xs, CT_IQ4_XS)
+UNPACK(unpack_mxfp4, CT_MXFP4)
 
 /* ---- panel x activations -------------------------------------------------------------------------------------------- */
 
@@ -599,17 +705,6 @@ static ALWAYS_INLINE void store_rows(float *y, __m512 acc, size_t n_rows)
 static ALWAYS_INLINE __m512i add_pairs_16(__m512i a, __m512i b) /* int32 a, b that fit int16 -> sums of neighbours */
 {
     return _mm512_madd_epi16(_mm512_packs_epi32(a, b), _mm512_set1_epi16(1));
-}
-
-/* 4x4 matrix of 128-bit lanes: g[i] becomes lane i of each. */
-static ALWAYS_INLINE void transpose_lanes(__m512i g[4])
-{
-    __m512i a = _mm512_shuffle_i32x4(g[0], g[1], 0x44), b = _mm512_shuffle_i32x4(g[0], g[1], 0xee);
-    __m512i c = _mm512_shuffle_i32x4(g[2], g[3], 0x44), d = _mm512_shuffle_i32x4(g[2], g[3], 0xee);
-    g[0] = _mm512_shuffle_i32x4(a, c, 0x88);
-    g[1] = _mm512_shuffle_i32x4(a, c, 0xdd);
-    g[2] = _mm512_shuffle_i32x4(b, d, 0x88);
-    g[3] = _mm512_shuffle_i32x4(b, d, 0xdd);
 }
 
 /* p[i]: row i, lane s = four partial sums of sub-block s, each of magnitude < 2^14 -> lane s = dot products of four rows. */
@@ -787,58 +882,185 @@ static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *a
     }
 }
 
-/* ---- Q5_0 ---- */
+/* ---- Q5_0, Q5_1 ---- */
 
-/* The words at p, p + 22, … of n blocks as one mask of 64 bytes. */
-static ALWAYS_INLINE __mmask64 fifth_bits_q5_0(const uint8_t *p, const size_t n)
+/* The words at p, p + block_bytes, … of n blocks as one mask of 64 bytes. */
+static ALWAYS_INLINE __mmask64 fifth_bits_q5(const uint8_t *p, const size_t block_bytes, const size_t n)
 {
     uint64_t bits = 0;
     UNROLL
-    for (size_t b = 0; b < n; b++) bits |= (uint64_t)load_u16(p + 22 * b) << 16 * b;
+    for (size_t b = 0; b < n; b++) bits |= (uint64_t)load_u16(p + block_bytes * b) << 16 * b;
     return bits;
 }
 
 /* One step: 4 blocks (n < 4 at the end of a row) of 16 rows. */
-static ALWAYS_INLINE __m512 step_q5_0(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
-                                      const act_meta *meta, const size_t n)
+static ALWAYS_INLINE __m512 step_q5(__m512 acc, const uint8_t *const rows[TILE_ROWS], __m512i at, size_t pos, uintptr_t ahead,
+                                    const int8_t *q, const act_meta *meta, const size_t n, const bool has_min)
 {
+    const size_t block_bytes = has_min ? 24 : 22, bits = block_bytes - 20; /* where the fifth bits are; nibbles follow them */
     const __m512i low = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16), zero = _mm512_setzero_si512();
     __m512i q01 = _mm512_loadu_si512(q), q23 = _mm512_loadu_si512(q + 64); /* the activations are padded */
     __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xdd);
-    /* What the 16 in the codes adds, off at the start: partial sums then fit reduce_4_rows. */
+    /* 16 taken off the codes at the start: partial sums then fit reduce_4_rows. Q5_1, which has no bias, gets it back at the end. */
     __m512i start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, sixteen, q_lo), sixteen, q_hi));
-    __m512i dot[4];
+    __m512i dot[4], header[4];
+    UNROLL
+    for (size_t b = 0; b < n; b++) header[b] = _mm512_i32gather_epi32(at, rows[0] + pos + block_bytes * b, 1); /* d, Q5_1: and m */
     UNROLL
     for (size_t i = 0; i < 4; i++) {
         __m512i p[4];
         UNROLL
         for (size_t k = 0; k < 4; k++) {
-            const uint8_t *row = rows[4 * i + k] + pos;
-            __m512i v = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)(row + 6)));
-            if (n > 1) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(row + 28)), 1);
-            if (n > 2) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(row + 50)), 2);
-            if (n > 3) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(row + 72)), 3);
+            const uint8_t *row = rows[4 * i + k] + pos, *nibbles = row + bits + 4;
+            __m512i v = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)(const void *)nibbles));
+            if (n > 1) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(nibbles + block_bytes)), 1);
+            if (n > 2) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(nibbles + 2 * block_bytes)), 2);
+            if (n > 3) v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i *)(const void *)(nibbles + 3 * block_bytes)), 3);
             __m512i lo = _mm512_and_si512(v, low), hi = _mm512_and_si512(_mm512_srli_epi16(v, 4), low);
-            lo = _mm512_mask_add_epi8(lo, fifth_bits_q5_0(row + 2, n), lo, sixteen);
-            hi = _mm512_mask_add_epi8(hi, fifth_bits_q5_0(row + 4, n), hi, sixteen);
+            lo = _mm512_mask_add_epi8(lo, fifth_bits_q5(row + bits, block_bytes, n), lo, sixteen);
+            hi = _mm512_mask_add_epi8(hi, fifth_bits_q5(row + bits + 2, block_bytes, n), hi, sixteen);
             p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, q_lo), hi, q_hi);
-            prefetch_part(ahead, TILE_ROWS * n * 22, 4 * i + k, TILE_ROWS);
+            prefetch_part(ahead, TILE_ROWS * n * block_bytes, 4 * i + k, TILE_ROWS);
         }
         dot[i] = reduce_4_rows(p);
     }
     transpose_lanes(dot);
     UNROLL
     for (size_t b = 0; b < n; b++) {
-        __m512 d = _mm512_mul_ps(load_f16(rows, pos + 22 * b), _mm512_set1_ps(meta[b].a));
+        __m512 d = _mm512_mul_ps(cvt_f16_dwords(header[b]), _mm512_set1_ps(meta[b].a));
+        if (has_min) dot[b] = _mm512_sub_epi32(dot[b], _mm512_set1_epi32(meta[b].minus_128_sum >> 3));
         acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), d, acc);
+        if (has_min)
+            acc = _mm512_fmadd_ps(cvt_f16_dwords(_mm512_srli_epi32(header[b], 16)), _mm512_set1_ps(meta[b].a_sum), acc);
     }
     return acc;
+}
+
+static ALWAYS_INLINE void matvec_q5(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                    const void *next, const bool has_min)
+{
+    const size_t n_blocks = n_cols / 32, step_bytes = 4 * (has_min ? 24 : 22);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const __m512i at = row_offsets(rows);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        size_t b = 0, pos = 0;
+        for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
+            acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, has_min);
+        if (n_blocks - b == 3) acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, has_min);
+        else if (n_blocks - b == 2) acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, has_min);
+        else if (n_blocks - b == 1) acc = step_q5(acc, rows, at, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, has_min);
+        store_rows(y + r, acc, n_rows - r);
+    }
 }
 
 static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                         const void *next)
 {
-    const size_t n_blocks = n_cols / 32;
+    matvec_q5(y, w, row_bytes, act, n_rows, n_cols, next, false);
+}
+
+static void matvec_q5_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
+{
+    matvec_q5(y, w, row_bytes, act, n_rows, n_cols, next, true);
+}
+
+/* ---- IQ4_NL, MXFP4, IQ4_XS: nibbles that stand for levels ---- */
+
+/* What reduce_4_rows does, for sums of any size. */
+static ALWAYS_INLINE __m512i reduce_4_rows_32(const __m512i p[4])
+{
+    __m512i x = add_pairs_32(p[0], p[1]), z = add_pairs_32(p[2], p[3]);
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(x, z), _mm512_unpackhi_epi64(x, z));
+}
+
+/* Dot products of 4 blocks (n < 4 at the end of a row) or sub-blocks with 16 rows; header: see load_q4 (IQ4_NL), load_mxfp4. */
+static ALWAYS_INLINE void dots_of_levels(__m512i dot[4], __m512i header[4], const uint8_t *const rows[TILE_ROWS], size_t pos,
+                                         uintptr_t ahead, const int8_t *q, const size_t n, const ct_type type)
+{
+    const size_t n_bytes = n * (type == CT_IQ4_NL ? 18 : 17);
+    const __m512i low = _mm512_set1_epi8(15), zero = _mm512_setzero_si512(), bias = _mm512_set1_epi8(-128), table = level_table(type);
+    __m512i q01 = _mm512_loadu_si512(q), q23 = _mm512_loadu_si512(q + 64); /* the activations are padded */
+    __m512i q_lo = _mm512_shuffle_i64x2(q01, q23, 0x88), q_hi = _mm512_shuffle_i64x2(q01, q23, 0xdd);
+    __m512i start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero, bias, q_lo), bias, q_hi));
+    UNROLL
+    for (size_t i = 0; i < 4; i++) {
+        __m512i p[4];
+        if (type == CT_IQ4_NL) header[i] = load_q4(rows + 4 * i, pos, n, false, p);
+        if (type == CT_MXFP4) header[i] = load_mxfp4(rows + 4 * i, pos, n, p);
+        UNROLL
+        for (size_t k = 0; k < 4; k++) {
+            if (type == CT_IQ4_XS) p[k] = _mm512_loadu_si512(rows[4 * i + k] + pos);
+            __m512i lo = _mm512_and_si512(p[k], low), hi = _mm512_and_si512(_mm512_srli_epi16(p[k], 4), low);
+            lo = _mm512_shuffle_epi8(table, lo);
+            hi = _mm512_shuffle_epi8(table, hi);
+            p[k] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start, lo, q_lo), hi, q_hi);
+            prefetch_part(ahead, TILE_ROWS * n_bytes, 4 * i + k, TILE_ROWS);
+        }
+        dot[i] = type == CT_MXFP4 ? reduce_4_rows(p) : reduce_4_rows_32(p); /* 8 * 12 * 127 < 2^14 */
+    }
+    transpose_lanes(dot);
+}
+
+/* One step of IQ4_NL or MXFP4. */
+static ALWAYS_INLINE __m512 step_levels(__m512 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead, const int8_t *q,
+                                        const act_meta *meta, const size_t n, const ct_type type)
+{
+    __m512i dot[4], header[4];
+    __m512 d[4];
+    dots_of_levels(dot, header, rows, pos, ahead, q, n, type);
+    if (type == CT_MXFP4) e8m0_columns(header, d);
+    else f16_columns(header, false, d);
+    UNROLL
+    for (size_t b = 0; b < n; b++)
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[b]), _mm512_mul_ps(d[b], _mm512_set1_ps(meta[b].a)), acc);
+    return acc;
+}
+
+static ALWAYS_INLINE void matvec_levels(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                        const void *next, const ct_type type)
+{
+    const size_t n_blocks = n_cols / 32, step_bytes = 4 * (type == CT_IQ4_NL ? 18 : 17);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        size_t b = 0, pos = 0;
+        for (; b + 4 <= n_blocks; b += 4, pos += step_bytes, q += 128, meta += 4)
+            acc = step_levels(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4, type);
+        if (n_blocks - b == 3) acc = step_levels(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3, type);
+        else if (n_blocks - b == 2) acc = step_levels(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type);
+        else if (n_blocks - b == 1) acc = step_levels(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type);
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_iq4_nl(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                          const void *next)
+{
+    matvec_levels(y, w, row_bytes, act, n_rows, n_cols, next, CT_IQ4_NL);
+}
+
+static void matvec_mxfp4(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                         const void *next)
+{
+    matvec_levels(y, w, row_bytes, act, n_rows, n_cols, next, CT_MXFP4);
+}
+
+static void matvec_iq4_xs(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                          const void *next)
+{
+    enum { BLOCK_BYTES = 136 };
     const stream in = stream_of(w, row_bytes, n_rows, next);
     for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
         const uintptr_t group_ahead = stream_ahead(&in, r);
@@ -847,12 +1069,21 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
         const int8_t *q = act;
         const act_meta *meta = act_meta_of(act, n_cols);
         __m512 acc = _mm512_setzero_ps();
-        size_t b = 0, pos = 0;
-        for (; b + 4 <= n_blocks; b += 4, pos += 88, q += 128, meta += 4)
-            acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 4);
-        if (n_blocks - b == 3) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 3);
-        else if (n_blocks - b == 2) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2);
-        else if (n_blocks - b == 1) acc = step_q5_0(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1);
+        for (size_t pos = 0; pos < n_cols / 256 * BLOCK_BYTES; pos += BLOCK_BYTES, q += 256, meta += 8) {
+            iq4_xs_scales scales = load_iq4_xs_scales(rows, pos);
+            UNROLL
+            for (size_t v = 0; v < 2; v++) { /* 64 bytes: sub-blocks 4v … 4v + 3 */
+                uintptr_t ahead = group_ahead + TILE_ROWS * (pos + BLOCK_BYTES / 2 * v);
+                __m512i dot[4];
+                dots_of_levels(dot, NULL, rows, pos + 8 + 64 * v, ahead, q + 128 * v, 4, CT_IQ4_XS);
+                UNROLL
+                for (size_t s = 0; s < 4; s++) {
+                    const size_t g = 4 * v + s;
+                    __m512 d = _mm512_mul_ps(iq4_xs_d(&scales, g), _mm512_set1_ps(meta[g].a));
+                    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot[s]), d, acc);
+                }
+            }
+        }
         store_rows(y + r, acc, n_rows - r);
     }
 }
@@ -1037,14 +1268,31 @@ static ALWAYS_INLINE void few_sub_block(__m512 acc[FEW_TOKENS], const __m512i co
     }
 }
 
+static ALWAYS_INLINE size_t few_block_bytes(const ct_type type)
+{
+    switch (type) {
+    case CT_MXFP4: return 17;
+    case CT_Q4_0:
+    case CT_IQ4_NL: return 18;
+    case CT_Q4_1: return 20;
+    case CT_Q5_0: return 22;
+    case CT_Q5_1: return 24;
+    case CT_Q8_0: return 34;
+    case CT_IQ4_XS: return 136;
+    case CT_Q4_K: return 144;
+    case CT_Q5_K: return 176;
+    default: return 210; /* CT_Q6_K */
+    }
+}
+
 /* Block b of a type with blocks of 32. at: where row r begins, from row 0 on. */
 static ALWAYS_INLINE void few_32(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], __m512i at, size_t b, const few_acts *x,
                                  const size_t n_t, const ct_type type)
 {
-    const bool has_min = type == CT_Q4_1;
-    const size_t block_bytes = type == CT_Q4_0 ? 18 : has_min ? 20 : type == CT_Q5_0 ? 22 : 34, pos = b * block_bytes;
+    const bool has_min = type == CT_Q4_1 || type == CT_Q5_1;
+    const size_t block_bytes = few_block_bytes(type), pos = b * block_bytes;
     const __m512i low = _mm512_set1_epi8(15);
-    const __m512i head = _mm512_i32gather_epi32(at, rows[0] + pos, 1); /* d and, in the upper half, m */
+    const __m512i head = _mm512_i32gather_epi32(at, rows[0] + pos, 1); /* d and, in the upper half, m; MXFP4: e in the lowest byte */
     __m512i v[4], codes[8];
     if (type == CT_Q8_0) {
         load_columns(rows, pos + 2, codes);
@@ -1057,18 +1305,21 @@ static ALWAYS_INLINE void few_32(__m512 acc[FEW_TOKENS], const uint8_t *const ro
         for (size_t j = 0; j < 4; j++) { /* four elements each of the block's first and second 16 */
             codes[j] = _mm512_and_si512(v[j], low);
             codes[4 + j] = _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low);
+            if (!has_levels(type)) continue;
+            codes[j] = _mm512_shuffle_epi8(level_table(type), codes[j]);
+            codes[4 + j] = _mm512_shuffle_epi8(level_table(type), codes[4 + j]);
         }
     }
-    if (type == CT_Q5_0) { /* four bits of each row become the fifth bits of four codes */
+    if (type == CT_Q5_0 || type == CT_Q5_1) { /* four bits of each row become the fifth bits of four codes */
         const __m512i fifth = _mm512_setr_epi32(0, 0x10, 0x1000, 0x1010, 0x100000, 0x100010, 0x101000, 0x101010, 0x10000000, 0x10000010,
                                                 0x10001000, 0x10001010, 0x10100000, 0x10100010, 0x10101000, 0x10101010);
-        const __m512i bits = _mm512_i32gather_epi32(at, rows[0] + pos + 2, 1);
+        const __m512i bits = _mm512_i32gather_epi32(at, rows[0] + pos + block_bytes - 20, 1);
         UNROLL
         for (size_t j = 0; j < 8; j++)
             codes[j] = _mm512_or_si512(codes[j], _mm512_permutexvar_epi32(_mm512_srli_epi32(bits, (unsigned)(4 * j)), fifth));
     }
-    const unsigned bias_shift = type == CT_Q8_0 ? 0 : type == CT_Q5_0 ? 3 : type == CT_Q4_0 ? 4 : 8;
-    __m512 d = cvt_f16_dwords(head), m = has_min ? cvt_f16_dwords(_mm512_srli_epi32(head, 16)) : d;
+    const unsigned bias_shift = type == CT_Q8_0 || has_levels(type) ? 0 : type == CT_Q5_0 ? 3 : type == CT_Q4_0 ? 4 : 8;
+    __m512 d = type == CT_MXFP4 ? e8m0_half(_mm512_and_si512(head, _mm512_set1_epi32(255))) : cvt_f16_dwords(head), m = has_min ? cvt_f16_dwords(_mm512_srli_epi32(head, 16)) : d;
     few_sub_block(acc, codes, d, m, x, b * 32, 0, n_t, 32, bias_shift, has_min);
 }
 
@@ -1101,6 +1352,23 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
         }
         return;
     }
+    if (type == CT_IQ4_XS) {
+        iq4_xs_scales s = load_iq4_xs_scales(rows, b / 8 * 136);
+        UNROLL
+        for (size_t g = 0; g < 8; g++) {
+            const __m512i low = _mm512_set1_epi8(15), table = level_table(type);
+            __m512i v[4], codes[8];
+            load_columns(rows, b / 8 * 136 + 8 + 16 * g, v);
+            UNROLL
+            for (size_t j = 0; j < 4; j++) {
+                codes[j] = _mm512_shuffle_epi8(table, _mm512_and_si512(v[j], low));
+                codes[4 + j] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low));
+            }
+            d[0] = iq4_xs_d(&s, g);
+            few_sub_block(acc, codes, d[0], d[0], x, (b + g) * 32, 0, n_t, 32, 0, false);
+        }
+        return;
+    }
     k_scales s = load_k_scales(rows, b / 8 * (type == CT_Q4_K ? 144 : 176));
     for (size_t i = 0; i < 4; i++) { /* sub-blocks 2i and 2i + 1, whose six bits are shifted down as they are used */
         UNROLL
@@ -1118,24 +1386,16 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
 static ALWAYS_INLINE void few_tile(float *y, size_t y_stride, const uint8_t *w, size_t row_bytes, uintptr_t ahead, const few_acts *x,
                                    size_t n_rows, size_t n_cols, size_t n_tok, const size_t n_t, const ct_type type)
 {
-    const bool blocks_of_32 = type == CT_Q4_0 || type == CT_Q4_1 || type == CT_Q5_0 || type == CT_Q8_0;
+    const bool blocks_of_32 = few_block_bytes(type) < 128;
     const size_t n_blocks = n_cols / 32, step = blocks_of_32 ? 2 : 8; /* blocks between prefetches */
-    const size_t step_bytes = TILE_ROWS * (type == CT_Q4_0   ? 36
-                                           : type == CT_Q4_1 ? 40
-                                           : type == CT_Q5_0 ? 44
-                                           : type == CT_Q8_0 ? 68
-                                           : type == CT_Q4_K ? 144
-                                           : type == CT_Q5_K ? 176
-                                                             : 210);
+    const size_t step_bytes = TILE_ROWS * few_block_bytes(type) * (blocks_of_32 ? 2 : 1);
     const uint8_t *rows[TILE_ROWS];
     __m512 acc[FEW_TOKENS];
     row_pointers(rows, w, row_bytes, n_rows);
     UNROLL
     for (size_t t = 0; t < n_t; t++) acc[t] = _mm512_setzero_ps();
     if (blocks_of_32) {
-        uint32_t offsets[TILE_ROWS];
-        for (size_t r = 0; r < TILE_ROWS; r++) offsets[r] = (uint32_t)(rows[r] - w);
-        const __m512i at = _mm512_loadu_si512(offsets);
+        const __m512i at = row_offsets(rows);
         for (size_t b = 0; b < n_blocks; b++) {
             if (b % step == 0) prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
             few_32(acc, rows, at, b, x, n_t, type);
@@ -1177,10 +1437,14 @@ static ALWAYS_INLINE void matmul_few(float *y, size_t y_stride, const uint8_t *w
 MATMUL_FEW(few_q4_0, CT_Q4_0)
 MATMUL_FEW(few_q4_1, CT_Q4_1)
 MATMUL_FEW(few_q5_0, CT_Q5_0)
+MATMUL_FEW(few_q5_1, CT_Q5_1)
 MATMUL_FEW(few_q8_0, CT_Q8_0)
 MATMUL_FEW(few_q4_k, CT_Q4_K)
 MATMUL_FEW(few_q5_k, CT_Q5_K)
 MATMUL_FEW(few_q6_k, CT_Q6_K)
+MATMUL_FEW(few_iq4_nl, CT_IQ4_NL)
+MATMUL_FEW(few_iq4_xs, CT_IQ4_XS)
+MATMUL_FEW(few_mxfp4, CT_MXFP4)
 
 void ct_kernels_init_avx512vnni(ct_kernels *k)
 {
@@ -1199,6 +1463,12 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .quantize_kv = quantize_kv,
         .rms_norm = rms_norm,
         .silu_mul = silu_mul,
+        .layer_norm = layer_norm,
+        .gelu_mul = gelu_mul,
+        .gelu_erf_mul = gelu_erf_mul,
+        .swiglu_oai = swiglu_oai,
+        .sigmoid_mul = sigmoid_mul,
+        .softcap = softcap,
         .add = add,
         .scale = scale,
         .max_index = max_index,
@@ -1206,30 +1476,50 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .attend_f16 = attend_f16,
         .attend_f32 = attend_f32,
         .attend_i8 = attend_i8,
+        .sigmoid = sigmoid,
+        .softplus = softplus,
+        .exp = exp_all,
+        .l2_norm = l2_norm,
+        .causal_conv = causal_conv,
+        .mamba_scan = mamba_scan,
+        .ssd_scan = ssd_scan,
+        .delta_scan = delta_scan,
     };
     k->unpack[CT_Q4_0] = unpack_q4_0;
     k->unpack[CT_Q4_1] = unpack_q4_1;
     k->unpack[CT_Q5_0] = unpack_q5_0;
+    k->unpack[CT_Q5_1] = unpack_q5_1;
     k->unpack[CT_Q8_0] = unpack_q8_0;
     k->unpack[CT_Q4_K] = unpack_q4_k;
     k->unpack[CT_Q5_K] = unpack_q5_k;
     k->unpack[CT_Q6_K] = unpack_q6_k;
+    k->unpack[CT_IQ4_NL] = unpack_iq4_nl;
+    k->unpack[CT_IQ4_XS] = unpack_iq4_xs;
+    k->unpack[CT_MXFP4] = unpack_mxfp4;
     k->few_tokens = FEW_TOKENS;
     k->matmul_few[CT_Q4_0] = few_q4_0;
     k->matmul_few[CT_Q4_1] = few_q4_1;
     k->matmul_few[CT_Q5_0] = few_q5_0;
+    k->matmul_few[CT_Q5_1] = few_q5_1;
     k->matmul_few[CT_Q8_0] = few_q8_0;
     k->matmul_few[CT_Q4_K] = few_q4_k;
     k->matmul_few[CT_Q5_K] = few_q5_k;
     k->matmul_few[CT_Q6_K] = few_q6_k;
+    k->matmul_few[CT_IQ4_NL] = few_iq4_nl;
+    k->matmul_few[CT_IQ4_XS] = few_iq4_xs;
+    k->matmul_few[CT_MXFP4] = few_mxfp4;
     k->matvec[CT_F32] = matvec_f32;
     k->matvec[CT_F16] = matvec_f16;
     k->matvec[CT_BF16] = matvec_bf16;
     k->matvec[CT_Q4_0] = matvec_q4_0;
     k->matvec[CT_Q4_1] = matvec_q4_1;
     k->matvec[CT_Q5_0] = matvec_q5_0;
+    k->matvec[CT_Q5_1] = matvec_q5_1;
     k->matvec[CT_Q8_0] = matvec_q8_0;
     k->matvec[CT_Q4_K] = matvec_q4_k;
     k->matvec[CT_Q5_K] = matvec_q5_k;
     k->matvec[CT_Q6_K] = matvec_q6_k;
+    k->matvec[CT_IQ4_NL] = matvec_iq4_nl;
+    k->matvec[CT_IQ4_XS] = matvec_iq4_xs;
+    k->matvec[CT_MXFP4] = matvec_mxfp4;
 }

@@ -18,6 +18,7 @@ static ALWAYS_INLINE f32x16 v_mul(f32x16 a, f32x16 b) { return _mm512_mul_ps(a, 
 static ALWAYS_INLINE f32x16 v_div(f32x16 a, f32x16 b) { return _mm512_div_ps(a, b); }
 static ALWAYS_INLINE f32x16 v_fma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a, b, c); }
 static ALWAYS_INLINE f32x16 v_max(f32x16 a, f32x16 b) { return _mm512_max_ps(a, b); } /* b where a is NaN */
+static ALWAYS_INLINE f32x16 v_min(f32x16 a, f32x16 b) { return _mm512_min_ps(a, b); } /* b where a is NaN */
 static ALWAYS_INLINE f32x16 v_neg(f32x16 a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
 static ALWAYS_INLINE f32x16 v_from_f16(const uint16_t *p)
 {
@@ -118,6 +119,7 @@ static ALWAYS_INLINE f32x16 v_fma(f32x16 a, f32x16 b, f32x16 c)
 {
     return (f32x16){_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+static ALWAYS_INLINE f32x16 v_min(f32x16 a, f32x16 b) { return (f32x16){_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)}; }
 static ALWAYS_INLINE f32x16 v_max(f32x16 a, f32x16 b) /* b where a is NaN */
 {
     return (f32x16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};

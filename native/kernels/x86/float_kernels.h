@@ -95,6 +95,103 @@ static void silu_mul(float *y, const float *gate, const float *up, size_t n)
     if (i < n) v_store_n(y + i, silu_times(v_load_n(gate + i, n - i), v_load_n(up + i, n - i)), n - i);
 }
 
+static void layer_norm(float *y, const float *x, const float *weight, const float *bias, size_t n, float eps)
+{
+    f32x16 sum = v_zero(), ss = v_zero();
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) sum = v_add(sum, v_load(x + i));
+    if (i < n) sum = v_add(sum, v_load_n(x + i, n - i));
+    f32x16 mean = v_set1(v_sum(sum) / (float)n);
+    for (i = 0; i + 16 <= n; i += 16) {
+        f32x16 d = v_sub(v_load(x + i), mean);
+        ss = v_fma(d, d, ss);
+    }
+    if (i < n) {
+        float rest[16] = {0}; /* lanes behind the end must stay zero: 0 - mean is not */
+        v_store_n(rest, v_sub(v_load_n(x + i, n - i), mean), n - i);
+        ss = v_fma(v_load(rest), v_load(rest), ss);
+    }
+    f32x16 factor = v_set1(1.0f / sqrtf(v_sum(ss) / (float)n + eps));
+    for (i = 0; i + 16 <= n; i += 16) {
+        f32x16 v = v_mul(v_mul(v_sub(v_load(x + i), mean), factor), v_load(weight + i));
+        v_store(y + i, bias != NULL ? v_add(v, v_load(bias + i)) : v);
+    }
+    if (i < n) {
+        f32x16 v = v_mul(v_mul(v_sub(v_load_n(x + i, n - i), mean), factor), v_load_n(weight + i, n - i));
+        v_store_n(y + i, bias != NULL ? v_add(v, v_load_n(bias + i, n - i)) : v, n - i);
+    }
+}
+
+static ALWAYS_INLINE f32x16 logistic_times(f32x16 x, f32x16 u) { return v_div(x, v_add(v_set1(1.0f), v_exp(v_neg(u)))); }
+
+static ALWAYS_INLINE f32x16 v_gelu(f32x16 x)
+{
+    return logistic_times(x, v_mul(x, v_fma(v_mul(x, x), v_set1(0x1.2444f2p-4f), v_set1(0x1.988454p+0f))));
+}
+
+static ALWAYS_INLINE f32x16 v_gelu_erf(f32x16 x)
+{
+    f32x16 a = v_abs(x), z = v_mul(a, v_set1(0x1.6a09e6p-1f));
+    f32x16 t = v_div(v_set1(1.0f), v_fma(v_set1(0.3275911f), z, v_set1(1.0f)));
+    f32x16 p = v_fma(v_set1(1.061405429f), t, v_set1(-1.453152027f));
+    p = v_fma(p, t, v_set1(1.421413741f));
+    p = v_fma(p, t, v_set1(-0.284496736f));
+    p = v_fma(p, t, v_set1(0.254829592f));
+    f32x16 tail = v_mul(v_mul(v_mul(p, t), v_exp(v_neg(v_mul(z, z)))), v_set1(0.5f));
+    return v_fma(v_neg(a), tail, v_max(x, v_zero()));
+}
+
+static ALWAYS_INLINE f32x16 v_swiglu_oai(f32x16 gate, f32x16 up)
+{
+    const f32x16 limit = v_set1(7.0f);
+    f32x16 g = v_min(gate, limit), u = v_max(v_min(up, limit), v_neg(limit));
+    return v_mul(logistic_times(g, v_mul(g, v_set1(1.702f))), v_add(u, v_set1(1.0f)));
+}
+
+/* y = f(gate), times up where there is one */
+#define ACTIVATION(name, f)                                                                                             \
+    static void name(float *y, const float *gate, const float *up, size_t n)                                            \
+    {                                                                                                                   \
+        size_t i = 0;                                                                                                   \
+        for (; i + 16 <= n; i += 16) {                                                                                  \
+            f32x16 v = f(v_load(gate + i));                                                                             \
+            v_store(y + i, up != NULL ? v_mul(v, v_load(up + i)) : v);                                                  \
+        }                                                                                                               \
+        if (i < n) {                                                                                                    \
+            f32x16 v = f(v_load_n(gate + i, n - i));                                                                    \
+            v_store_n(y + i, up != NULL ? v_mul(v, v_load_n(up + i, n - i)) : v, n - i);                                \
+        }                                                                                                               \
+    }
+ACTIVATION(gelu_mul, v_gelu)
+ACTIVATION(gelu_erf_mul, v_gelu_erf)
+
+static void swiglu_oai(float *y, const float *gate, const float *up, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, v_swiglu_oai(v_load(gate + i), v_load(up + i)));
+    if (i < n) v_store_n(y + i, v_swiglu_oai(v_load_n(gate + i, n - i), v_load_n(up + i, n - i)), n - i);
+}
+
+static void sigmoid_mul(float *y, const float *gate, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(y + i, logistic_times(v_load(y + i), v_load(gate + i)));
+    if (i < n) v_store_n(y + i, logistic_times(v_load_n(y + i, n - i), v_load_n(gate + i, n - i)), n - i);
+}
+
+static ALWAYS_INLINE f32x16 v_softcap(f32x16 x, float cap)
+{
+    f32x16 e = v_exp(v_mul(x, v_set1(2.0f / cap)));
+    return v_mul(v_set1(cap), v_sub(v_set1(1.0f), v_div(v_set1(2.0f), v_add(v_set1(1.0f), e))));
+}
+
+static void softcap(float *x, float cap, size_t n)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) v_store(x + i, v_softcap(v_load(x + i), cap));
+    if (i < n) v_store_n(x + i, v_softcap(v_load_n(x + i, n - i), cap), n - i);
+}
+
 static void add(float *y, const float *x, size_t n)
 {
     size_t i = 0;
@@ -506,6 +603,7 @@ static ALWAYS_INLINE void attend(const ct_attn_tile *tile, page_part kt, page_pa
     size_t n_seeing = 0;
 
     scores(s, tile, kt, type);
+    if (tile->softcap > 0.0f) softcap(s, tile->softcap, tile->n_q * CT_PAGE_TOKENS);
     for (size_t i = 0; i < tile->n_q; i++) {
         if (tile->begin[i] >= tile->end[i]) continue;
         const float *si = s + i * CT_PAGE_TOKENS;

@@ -200,6 +200,16 @@ static void pack_panel(void *panel, const int8_t *codes, const float *d, const f
 static ALWAYS_INLINE __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 static ALWAYS_INLINE __m256i high_nibbles(__m256i v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
 
+static ALWAYS_INLINE bool has_levels(const ct_type type) { return type == CT_IQ4_NL || type == CT_IQ4_XS || type == CT_MXFP4; }
+
+/* The codes that nibbles stand for, an operand of vpshufb; MXFP4: + 12. */
+static ALWAYS_INLINE __m256i level_table(const ct_type type)
+{
+    const __m128i fp4 = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+    const __m128i iq4 = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    return _mm256_broadcastsi128_si256(type == CT_MXFP4 ? fp4 : iq4);
+}
+
 /* 16 bytes -> 32 nibbles, low halves first */
 static ALWAYS_INLINE __m256i nibbles_32(const uint8_t *p)
 {
@@ -240,13 +250,17 @@ static ALWAYS_INLINE __m256i codes_q45_k(const uint8_t *block, size_t g, const b
     return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(16)));
 }
 
-/* Block or sub-block b (32 elements) of a row, + the type's bias; Q8_0: the codes themselves (+ 128 for vpdpbusd). */
+/* Block or sub-block b (32 elements) of a row, + the type's bias; Q8_0, IQ4: the codes themselves. */
 static ALWAYS_INLINE __m256i codes_32(const uint8_t *row, size_t b, const ct_type type)
 {
     switch (type) {
     case CT_Q4_0: return nibbles_32(row + b * 18 + 2);
     case CT_Q4_1: return nibbles_32(row + b * 20 + 4);
     case CT_Q5_0: return _mm256_or_si256(nibbles_32(row + b * 22 + 6), bits_to_16(load_u32(row + b * 22 + 2)));
+    case CT_Q5_1: return _mm256_or_si256(nibbles_32(row + b * 24 + 8), bits_to_16(load_u32(row + b * 24 + 4)));
+    case CT_IQ4_NL: return _mm256_shuffle_epi8(level_table(type), nibbles_32(row + b * 18 + 2));
+    case CT_IQ4_XS: return _mm256_shuffle_epi8(level_table(type), nibbles_32(row + b / 8 * 136 + 8 + b % 8 * 16));
+    case CT_MXFP4: return _mm256_shuffle_epi8(level_table(type), nibbles_32(row + b * 17 + 1));
     case CT_Q4_K: return codes_q45_k(row + b / 8 * 144, b % 8, false);
     case CT_Q5_K: return codes_q45_k(row + b / 8 * 176, b % 8, true);
     case CT_Q6_K: return codes_q6_k(row + b / 8 * 210, b % 8);
@@ -301,6 +315,41 @@ static void unpack_q5_0(void *panel, const void *w, size_t row_bytes, size_t n_r
     uint8_t *records = start_panel(panel, CODES_63, 16);
     unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q5_0, 16, 32, false);
     unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 22, 0, false, 0);
+}
+
+static void unpack_q5_1(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_63, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q5_1, 0, 32, true);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 24, 0, true, 0);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 24, 2, true, 1);
+}
+
+static void unpack_iq4_nl(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_SIGNED, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_IQ4_NL, 0, 32, false);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 18, 0, false, 0);
+}
+
+static ALWAYS_INLINE __m256 e8m0_half(__m256i e) /* half of 2^(e - 127) */
+{
+    __m256i v = _mm256_max_epu32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x400000)); /* e = 0: 2^-127 is no normal float */
+    return _mm256_mul_ps(_mm256_castsi256_ps(v), _mm256_set1_ps(0.5f));
+}
+
+static void unpack_mxfp4(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_63, 12);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_MXFP4, 12, 32, false);
+    for (size_t b = 0; b < n_cols / 32; b++) {
+        int32_t e[PANEL_ROWS] = {0};
+        for (size_t r = 0; r < n_rows; r++) e[r] = ((const uint8_t *)w)[r * row_bytes + b * 17];
+        float *out = record_scales(records, b, 32, false);
+        _mm256_store_ps(out, e8m0_half(load_256(e)));
+        _mm256_store_ps(out + 8, e8m0_half(load_256(e + 8)));
+        for (size_t r = n_rows; r < PANEL_ROWS; r++) out[r] = 0.0f;
+    }
 }
 
 static void unpack_q8_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
@@ -507,43 +556,88 @@ static ALWAYS_INLINE __m256 add_min(__m256 acc, __m256 m, const act_meta *meta)
     return _mm256_fmadd_ps(m, _mm256_set1_ps(meta->a_sum), acc);
 }
 
-/* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. */
-static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead,
-                                         const int8_t *q, const act_meta *meta, const size_t n, const ct_type type)
+/* What reduce_8_rows does, for sums of any size. */
+static ALWAYS_INLINE void reduce_8_rows_32(const __m256i p[8], __m256i dot[2])
 {
-    const size_t at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6, block_bytes = at + 16; /* the nibbles come last */
+    __m256i y[2];
+    UNROLL
+    for (size_t i = 0; i < 2; i++) { /* rows 4i … 4i + 3 */
+        const __m256i *r = p + 4 * i;
+        __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+        __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
+        y[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    dot[0] = _mm256_permute2x128_si256(y[0], y[1], 0x20);
+    dot[1] = _mm256_permute2x128_si256(y[0], y[1], 0x31);
+}
+
+/* Sums of four neighbouring products of both pairs, for any codes; minus_128_sums: those of -128 and the activations. */
+static ALWAYS_INLINE __m256i dot_2_signed(__m256i c0, __m256i s0, __m256i c1, __m256i s1, __m256i minus_128_sums)
+{
+#if defined(__AVXVNNI__)
+    const __m256i bias = _mm256_set1_epi8(-128);
+    return dpbusd(dpbusd(minus_128_sums, _mm256_xor_si256(c0, bias), s0), _mm256_xor_si256(c1, bias), s1);
+#else
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i p0 = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(c0), _mm256_sign_epi8(s0, c0)), ones);
+    __m256i p1 = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(c1), _mm256_sign_epi8(s1, c1)), ones);
+    (void)minus_128_sums;
+    return _mm256_add_epi32(p0, p1);
+#endif
+}
+
+/* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. IQ4_XS: sub-blocks; their scales are given in `scale`. */
+static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead,
+                                         const int8_t *q, const act_meta *meta, const size_t n, const ct_type type,
+                                         const __m256 scale[2])
+{
+    const bool five = type == CT_Q5_0 || type == CT_Q5_1, has_min = type == CT_Q4_1 || type == CT_Q5_1;
+    const bool wide = type == CT_IQ4_NL || type == CT_IQ4_XS;
+    const size_t at = type == CT_IQ4_XS ? 0 : type == CT_MXFP4 ? 1 : (has_min ? 4 : 2) + (five ? 4 : 0); /* the nibbles come last */
+    const size_t block_bytes = at + 16, stream_bytes = type == CT_IQ4_XS ? 17 : block_bytes;
+    const int bias = five ? 16 : type == CT_MXFP4 ? 12 : 0; /* off at the start: partial sums then fit reduce_8_rows */
+    const __m256i zero = _mm256_setzero_si256();
     __m256i q0 = load_256(q), q1 = load_256(q + 32); /* the activations are padded */
     __m256i q_lo = _mm256_permute2x128_si256(q0, q1, 0x20), q_hi = _mm256_permute2x128_si256(q0, q1, 0x31);
-    __m256i p[TILE_ROWS], dot[2], start = _mm256_setzero_si256();
+    __m256i p[TILE_ROWS], dot[2], start = zero;
     uint16_t d[2][TILE_ROWS], m[2][TILE_ROWS];
-    if (type == CT_Q5_0) { /* what 16 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
-        const __m256i sixteen = _mm256_set1_epi8(16);
-        start = _mm256_sub_epi32(start, dot_2(sixteen, q_lo, sixteen, q_hi));
-    }
+    uint8_t e[2][16] = {{0}};
+    if (bias != 0) {
+        const __m256i added = _mm256_set1_epi8((char)bias);
+        start = _mm256_sub_epi32(zero, dot_2(added, q_lo, added, q_hi));
+    } else if (wide && HAVE_VNNI) start = _mm256_sub_epi32(zero, dot_2_signed(zero, q_lo, zero, q_hi, zero));
     UNROLL
     for (size_t i = 0; i < TILE_ROWS; i++) {
         const uint8_t *row = rows[i] + pos;
         __m256i v = n == 2 ? load_2x128(row + at, row + block_bytes + at) : _mm256_zextsi128_si256(load_128(row + at));
         __m256i lo = low_nibbles(v), hi = high_nibbles(v);
-        for (size_t b = 0; b < n; b++) {
-            d[b][i] = load_u16(row + b * block_bytes);
-            if (type == CT_Q4_1) m[b][i] = load_u16(row + b * block_bytes + 2);
+        for (size_t b = 0; b < n && type != CT_IQ4_XS; b++) {
+            if (type == CT_MXFP4) e[b][i] = row[b * block_bytes];
+            else d[b][i] = load_u16(row + b * block_bytes);
+            if (has_min) m[b][i] = load_u16(row + b * block_bytes + 2);
         }
-        if (type == CT_Q5_0) {
-            __m256i h0 = bits_to_16(load_u32(row + 2)), h1 = n == 2 ? bits_to_16(load_u32(row + 24)) : _mm256_setzero_si256();
+        if (five) {
+            const uint8_t *bits = row + at - 4;
+            __m256i h0 = bits_to_16(load_u32(bits)), h1 = n == 2 ? bits_to_16(load_u32(bits + block_bytes)) : zero;
             lo = _mm256_or_si256(lo, _mm256_permute2x128_si256(h0, h1, 0x20));
             hi = _mm256_or_si256(hi, _mm256_permute2x128_si256(h0, h1, 0x31));
         }
-        p[i] = dot_2(lo, q_lo, hi, q_hi);
-        if (type == CT_Q5_0) p[i] = _mm256_add_epi32(p[i], start);
-        prefetch_part(ahead, TILE_ROWS * n * block_bytes, i, TILE_ROWS);
+        if (has_levels(type)) lo = _mm256_shuffle_epi8(level_table(type), lo), hi = _mm256_shuffle_epi8(level_table(type), hi);
+        p[i] = wide ? dot_2_signed(lo, q_lo, hi, q_hi, start) : dot_2(lo, q_lo, hi, q_hi);
+        if (bias != 0) p[i] = _mm256_add_epi32(p[i], start);
+        prefetch_part(ahead, TILE_ROWS * n * stream_bytes, i, TILE_ROWS);
     }
-    reduce_8_rows(p, dot);
+    if (wide) reduce_8_rows_32(p, dot);
+    else reduce_8_rows(p, dot);
     UNROLL
     for (size_t b = 0; b < n; b++) {
         if (type == CT_Q4_0) dot[b] = _mm256_add_epi32(dot[b], _mm256_set1_epi32(meta[b].minus_128_sum >> 4));
-        acc = add_dot(acc, dot[b], _mm256_cvtph_ps(load_128(d[b])), meta + b);
-        if (type == CT_Q4_1) acc = add_min(acc, _mm256_cvtph_ps(load_128(m[b])), meta + b);
+        if (type == CT_Q5_1) dot[b] = _mm256_sub_epi32(dot[b], _mm256_set1_epi32(meta[b].minus_128_sum >> 3));
+        __m256 db = type == CT_IQ4_XS  ? scale[b]
+                    : type == CT_MXFP4 ? e8m0_half(_mm256_cvtepu8_epi32(load_128(e[b])))
+                                       : _mm256_cvtph_ps(load_128(d[b]));
+        acc = add_dot(acc, dot[b], db, meta + b);
+        if (has_min) acc = add_min(acc, _mm256_cvtph_ps(load_128(m[b])), meta + b);
     }
     return acc;
 }
@@ -597,8 +691,8 @@ static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes
         } else {
             size_t b = 0, pos = 0;
             for (; b + 2 <= n_blocks; b += 2, pos += 2 * block_bytes, q += 64, meta += 2)
-                acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type);
-            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type);
+                acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type, NULL);
+            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type, NULL);
         }
         store_rows(y + r, acc, n_rows - r);
     }
@@ -664,6 +758,52 @@ static ALWAYS_INLINE __m256 k_d(const k_scales *s, const size_t g)
 static ALWAYS_INLINE __m256 k_m(const k_scales *s, const size_t g)
 {
     return _mm256_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4));
+}
+
+/* Scales of a block of IQ4_XS at `pos` of 8 rows. */
+typedef struct iq4_xs_scales {
+    __m256 d;
+    __m256i low, high; /* four bits of sub-block g at 4g; two bits at 16 + 2g */
+} iq4_xs_scales;
+
+static ALWAYS_INLINE iq4_xs_scales load_iq4_xs_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    __m256i c[4];
+    load_columns(rows, pos, c);
+    return (iq4_xs_scales){.d = cvt_f16_dwords(c[0]), .low = c[1], .high = c[0]};
+}
+
+static ALWAYS_INLINE __m256 iq4_xs_d(const iq4_xs_scales *s, const size_t g)
+{
+    __m256i low = _mm256_and_si256(_mm256_srli_epi32(s->low, (int)(4 * g)), _mm256_set1_epi32(15));
+    __m256i high = _mm256_and_si256(_mm256_srli_epi32(s->high, (int)(12 + 2 * g)), _mm256_set1_epi32(0x30));
+    __m256i scale = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+    return _mm256_mul_ps(s->d, _mm256_cvtepi32_ps(scale));
+}
+
+static void matvec_iq4_xs(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                          const void *next)
+{
+    enum { BLOCK_BYTES = 136 };
+    const stream in = stream_of(w, row_bytes, n_rows, next);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t pos = 0; pos < n_cols / 256 * BLOCK_BYTES; pos += BLOCK_BYTES, q += 256, meta += 8) {
+            iq4_xs_scales scales = load_iq4_xs_scales(rows, pos);
+            UNROLL
+            for (size_t j = 0; j < 4; j++) { /* sub-blocks 2j and 2j + 1 */
+                const __m256 d[2] = {iq4_xs_d(&scales, 2 * j), iq4_xs_d(&scales, 2 * j + 1)};
+                const uintptr_t ahead = group_ahead + TILE_ROWS * (pos + BLOCK_BYTES / 4 * j);
+                acc = step_nibbles(acc, rows, pos + 8 + 32 * j, ahead, q + 64 * j, meta + 2 * j, 2, CT_IQ4_XS, d);
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
 }
 
 static ALWAYS_INLINE __m256i even_dwords(__m256i a, __m256i b)
@@ -793,6 +933,24 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
     matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 22, CT_Q5_0);
 }
 
+static void matvec_q5_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 24, CT_Q5_1);
+}
+
+static void matvec_iq4_nl(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                          const void *next)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 18, CT_IQ4_NL);
+}
+
+static void matvec_mxfp4(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                         const void *next)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 17, CT_MXFP4);
+}
+
 static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                         const void *next)
 {
@@ -858,6 +1016,22 @@ static ALWAYS_INLINE void unpack_k(void *panel, const uint8_t *w, size_t row_byt
     }
 }
 
+static void unpack_iq4_xs(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_SIGNED, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_IQ4_XS, 0, 32, false);
+    for (size_t done = 0; done < PANEL_ROWS; done += TILE_ROWS) {
+        const size_t n = n_rows <= done ? 0 : n_rows - done < TILE_ROWS ? n_rows - done : TILE_ROWS;
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + (n > 0 ? done : 0) * row_bytes, row_bytes, n > 0 ? n : n_rows);
+        for (size_t b = 0; b < n_cols / 256 && n_rows > 0; b++) {
+            iq4_xs_scales s = load_iq4_xs_scales(rows, b * 136);
+            UNROLL
+            for (size_t g = 0; g < 8; g++) store_there(record_scales(records, 8 * b + g, 32, false) + done, iq4_xs_d(&s, g), n);
+        }
+    }
+}
+
 static void unpack_q4_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
 {
     unpack_k(panel, w, row_bytes, n_rows, n_cols, CT_Q4_K);
@@ -885,17 +1059,25 @@ static void set_int8_kernels(ct_kernels *k)
     k->unpack[CT_Q4_0] = unpack_q4_0;
     k->unpack[CT_Q4_1] = unpack_q4_1;
     k->unpack[CT_Q5_0] = unpack_q5_0;
+    k->unpack[CT_Q5_1] = unpack_q5_1;
     k->unpack[CT_Q8_0] = unpack_q8_0;
     k->unpack[CT_Q4_K] = unpack_q4_k;
     k->unpack[CT_Q5_K] = unpack_q5_k;
     k->unpack[CT_Q6_K] = unpack_q6_k;
+    k->unpack[CT_IQ4_NL] = unpack_iq4_nl;
+    k->unpack[CT_IQ4_XS] = unpack_iq4_xs;
+    k->unpack[CT_MXFP4] = unpack_mxfp4;
     k->matvec[CT_Q4_0] = matvec_q4_0;
     k->matvec[CT_Q4_1] = matvec_q4_1;
     k->matvec[CT_Q5_0] = matvec_q5_0;
+    k->matvec[CT_Q5_1] = matvec_q5_1;
     k->matvec[CT_Q8_0] = matvec_q8_0;
     k->matvec[CT_Q4_K] = matvec_q4_k;
     k->matvec[CT_Q5_K] = matvec_q5_k;
     k->matvec[CT_Q6_K] = matvec_q6_k;
+    k->matvec[CT_IQ4_NL] = matvec_iq4_nl;
+    k->matvec[CT_IQ4_XS] = matvec_iq4_xs;
+    k->matvec[CT_MXFP4] = matvec_mxfp4;
 }
 
 #endif
