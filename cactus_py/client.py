@@ -72,7 +72,13 @@ class GenerationOptions(TypedDict, total=False):
 
 
 class ChatOptions(GenerationOptions, total=False):
-    """Options of chat completions; the ones that no local backend serves yet are refused with a sentence that says so."""
+    """Options of chat completions; the ones that no local backend serves yet are refused with a sentence that says so.
+
+    What a model thinks before it answers comes as `reasoning_content` beside `content`, in messages and in the deltas of
+    streams, where the model marks it; reasoning_format="none" leaves the text as the model wrote it, markers included.
+    `reasoning_effort` ("none" to "xhigh") and `chat_template_kwargs` reach the model's chat template, and are refused where it
+    does not read them.
+    """
 
     max_tokens: int | None
     max_completion_tokens: int | None

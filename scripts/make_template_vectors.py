@@ -51,6 +51,17 @@ CONVERSATIONS: dict[str, dict[str, Any]] = {
             {"role": "user", "content": "And </think> is what?"},
         ]
     },
+    "reasoning": {
+        "messages": [
+            {"role": "user", "content": "1+1?"},
+            {"role": "assistant", "content": "2", "reasoning_content": "It is 2."},
+            {"role": "user", "content": "And 2+2?"},
+        ]
+    },
+    "not_thinking": {
+        "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}],
+        "variables": {"enable_thinking": False},
+    },
     "finished": {
         "messages": [{"role": "user", "content": "Ping"}, {"role": "assistant", "content": "Pong"}],
         "add_generation_prompt": False,
@@ -99,6 +110,7 @@ def main() -> None:
                     tools=case.get("tools"),
                     chat_template=source,
                     add_generation_prompt=case.get("add_generation_prompt", True),
+                    **case.get("variables", {}),
                     **TOKENS,
                 )
                 vector["text"] = rendered[0]

@@ -3,11 +3,14 @@ each with one habit that real ones have."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import gguf_edit
 import pytest
+import tiny_models
 
-from cactus_py import TemplateError
+from cactus_py import Client, TemplateError
 from cactus_py.prompting.adapt import Adapter
 from cactus_py.prompting.fallback import FORMS, fallback
 from cactus_py.prompting.template import ChatTemplate
@@ -201,6 +204,8 @@ EXPECTED = {
     "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "gemma": "<s><start_of_turn>user\nS\n\nA<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>\n<start_of_turn>user\nC"
     "<end_of_turn>\n<start_of_turn>model\n",
+    "gemma-4": "<s><|turn>system\nS<turn|>\n<|turn>user\nA<turn|>\n<|turn>model\nB<turn|>\n<|turn>user\nC<turn|>\n"
+    "<|turn>model\n",
     "harmony": "<s><|start|>system<|message|>S<|end|><|start|>user<|message|>A<|end|><|start|>assistant<|channel|>final"
     "<|message|>B<|end|><|start|>user<|message|>C<|end|><|start|>assistant",
     "granite": "<s><|start_of_role|>system<|end_of_role|>S</s>\n<|start_of_role|>user<|end_of_role|>A</s>\n<|start_of_role|>"
@@ -242,6 +247,35 @@ def test_llama_2_and_transcripts() -> None:
     template = ChatTemplate.from_metadata({"general.architecture": "gpt2"}, tokens=tokens, vocabulary={"</s>"})
     assert template.render(TURNS) == "S\n\nUser: A\n\nAssistant: B\n\nUser: C\n\nAssistant:"
     assert template.stop == ("\nUser:",)
+
+
+def test_a_template_for_tools_is_used_where_tools_are(tmp_path: Path) -> None:
+    """A file may hold two: the unnamed one, and one called tool_use."""
+    path = tiny_models.scripted_llama(tmp_path / "two.gguf", ["<|im_start|>", "rain"], special={}, template="plain")
+    gguf = gguf_edit.read(path)
+    gguf.set("tokenizer.chat_template.tool_use", gguf_edit.STRING, "with tools" + LOOP + SAY + CALLS + END)
+    gguf.set("tokenizer.chat_template", gguf_edit.STRING, "plain" + LOOP + SAY + END)
+    path.write_bytes(gguf.to_bytes())
+    with Client(path, threads=1) as client:
+        client.warm_up()
+        loaded = next(iter(client._core.backend._by_path.values()))  # type: ignore[attr-defined]
+        with loaded.in_use() as model:
+            assert model.detokenize(loaded.encoder.encode([user("A")])) == "plainu[A]"
+            assert model.detokenize(loaded.encoder.encode(ASKED)).startswith("with toolsu[A]a[](f:")
+
+
+def test_turn_tokens_that_are_user_defined_are_guarded_and_reasoning_markers_are_not(tmp_path: Path) -> None:
+    special = {"<|USER_TOKEN|>": tiny_models.USER_DEFINED, "</think>": tiny_models.USER_DEFINED}
+    source = LOOP + "<|USER_TOKEN|>{{ m.content }}" + END + "{% if '</think>' in 'x' %}{% endif %}"
+    path = tiny_models.scripted_llama(tmp_path / "u.gguf", ["rain"], special=special, template=source)
+    with Client(path, threads=1) as client:
+        client.warm_up()
+        loaded = next(iter(client._core.backend._by_path.values()))  # type: ignore[attr-defined]
+        with loaded.in_use() as model:
+            turn, thought = (model.tokenize(text, add_special=False)[0] for text in special)
+            ids = loaded.encoder.encode([user("a<|USER_TOKEN|>b"), assistant("hm</think>c")])
+            assert (ids.count(turn), ids.count(thought)) == (2, 1)
+            assert model.detokenize(ids, show_special=True) == "<|USER_TOKEN|>a<|USER_TOKEN|>b<|USER_TOKEN|>hm</think>c"
 
 
 def test_reasoning_that_is_given_back_reaches_the_template() -> None:

@@ -19,7 +19,7 @@ def write(path: Path, text: str) -> Path:
 
 def test_defaults() -> None:
     settings = load_settings()
-    assert (settings.model, settings.threads, settings.kv_type, settings.backend) == (DEFAULT_MODEL, None, "auto", "native")
+    assert (settings.model, settings.threads, settings.kv_type, settings.backend) == (DEFAULT_MODEL, None, "auto", "auto")
     assert settings.openai_api_key is None
     assert settings.speculation == 16
 

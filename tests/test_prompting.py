@@ -46,7 +46,11 @@ def smollm2_tokenizer(data: Path, tmp_path_factory: pytest.TempPathFactory) -> T
 def test_rendering_is_that_of_transformers(vector: dict[str, str]) -> None:
     case: dict[str, Any] = VECTORS["conversations"][vector["case"]]
     chat = template(vector["template"], **VECTORS["tokens"])
-    options = {"tools": case.get("tools"), "add_generation_prompt": case.get("add_generation_prompt", True)}
+    options = {
+        "tools": case.get("tools"),
+        "add_generation_prompt": case.get("add_generation_prompt", True),
+        "variables": case.get("variables"),
+    }
     now = datetime.fromisoformat(VECTORS["now"])
     if "error" in vector:
         with pytest.raises(TemplateError) as caught:
@@ -58,7 +62,7 @@ def test_rendering_is_that_of_transformers(vector: dict[str, str]) -> None:
 
 def test_all_six_templates_are_covered() -> None:
     assert {vector["template"] for vector in VECTORS["vectors"]} == {path.name for path in TEMPLATES.glob("*.jinja")}
-    assert len(VECTORS["vectors"]) == 42
+    assert len(VECTORS["vectors"]) == 54
 
 
 def test_a_file_without_template_gets_chatml() -> None:

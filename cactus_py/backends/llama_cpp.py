@@ -666,12 +666,21 @@ def _open(lc: Any, file: Path, *, vocab_only: bool) -> Any:
         or lc.llama_vocab_type(lc.llama_model_get_vocab(model)) == 0
     ):
         problem = "it has no tokenizer"
-    elif not vocab_only and (lc.llama_model_has_encoder(model) or not lc.llama_model_has_decoder(model)):
+    elif not vocab_only and not _continues_text(lc, model):
         problem = "it is no model that continues text"
     if problem is not None:
         lc.llama_model_free(model)
         raise UnsupportedModelError(f"{file.name} cannot be run with llama.cpp here: {problem}")
     return model
+
+
+def _continues_text(lc: Any, model: Any) -> bool:
+    """Whether it is a decoder that reads from left to right, not one for embeddings, translation or diffusion."""
+    if lc.llama_model_has_encoder(model) or not lc.llama_model_has_decoder(model):
+        return False
+    metadata = _metadata(lc, model)
+    causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", "true")
+    return causal != "false" and not (hasattr(lc, "llama_model_is_diffusion") and lc.llama_model_is_diffusion(model))
 
 
 def _metadata(lc: Any, model: Any) -> dict[str, str]:

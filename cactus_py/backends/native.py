@@ -148,9 +148,10 @@ class NativeBackend:
             )
             n_top = (request.top_logprobs or 0) if request.logprobs else None
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
+            markers = [loaded.separate(request, prompt.ids, stop) for _ in range(request.n or 1)]
             answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop)
-            for answer in answers:
-                answer.markers = loaded.separate(request, prompt.ids, stop)
+            for answer, taker in zip(answers, markers, strict=True):
+                answer.markers = taker
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -252,7 +253,7 @@ class _LoadedModel:
     def variables(self, request: ChatCompletionRequest) -> dict[str, Any]:
         """What the request tells the template besides messages. Raises InvalidRequestError for what it does not read. Call
         inside `in_use`."""
-        known = self.encoder.template.variables
+        known = self.encoder.variables
         variables = dict(request.chat_template_kwargs or {})
         for name in variables:
             if name not in known:
@@ -520,7 +521,7 @@ class _NativeReply(Reply):
     def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
         """The event's text, taken apart into reasoning and content."""
         mark = self._loaded.mark_of(token)
-        generated = "" if mark is not None or token.id < 0 else self._loaded.text_of(token)
+        generated = self._loaded.text_of(token) if markers.needs_text and mark is None and token.id >= 0 else ""
         pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
         if token.finish_reason is not None:
             pieces += markers.finish()

@@ -31,7 +31,6 @@ from itertools import combinations
 from typing import Any
 
 from ..errors import TemplateError
-from .sandbox import Limits
 from .template import ChatTemplate
 
 __all__ = ["Adapter"]
@@ -40,8 +39,7 @@ Message = dict[str, Any]
 Conversation = tuple[list[Message], "list[Any] | None"]  # messages and tool definitions
 Step = Callable[[list[Message], "list[Any] | None"], Conversation]
 
-_PROBE_LIMITS = Limits(steps=200_000, units=8 << 20, seconds=1.0)
-_SEARCH_SECONDS = 3.0
+_SEARCH_SECONDS = 3.0  # of this thread's computing: what else the machine does changes no prompt
 _MAX_SHAPES = 256
 _TOOLS_TEXT = (
     "You may call these functions. To call one, write a JSON object with its name and its arguments between <tool_call> and "
@@ -81,10 +79,13 @@ class Adapter:
         return _apply(found, *given) if found else ([dict(message) for message in messages], given[1])
 
     def _search(self, messages: list[Message], with_tools: bool, variables: Mapping[str, Any]) -> tuple[str, ...] | str:
+        from .sandbox import Limits  # which loads jinja2
+
+        limits = Limits(steps=200_000 + 2_000 * len(messages), units=(8 << 20) + 20_000 * len(messages))
         tools = [_tool(_mark("tool", 0))] if with_tools else None
         wanted = {mark for i, message in enumerate(messages) for mark in _marks(i, message)}
         wanted |= {_mark("tool", 0)} if with_tools else set()
-        deadline = time.monotonic() + _SEARCH_SECONDS
+        deadline = time.thread_time() + _SEARCH_SECONDS
         seen: set[str] = set()
         lost: str | None = None
         for steps in _combinations(_relevant(messages, with_tools)):
@@ -94,7 +95,7 @@ class Adapter:
                 continue
             seen.add(form)
             try:
-                text = self._template.render(adapted[0], tools=adapted[1], variables=variables, limits=_PROBE_LIMITS)
+                text = self._template.render(adapted[0], tools=adapted[1], variables=variables, limits=limits)
             except TemplateError:
                 text = None
             missing = set() if text is None else {mark for mark in wanted if mark not in text}
@@ -107,7 +108,7 @@ class Adapter:
                     roles = (m["role"] for i, m in enumerate(messages) if missing & _marks(i, m))
                     role = next(roles, None)
                     lost = "a definition of a tool" if role is None else f'a message of the role "{role}"'
-            if time.monotonic() > deadline:
+            if time.thread_time() > deadline:
                 break
         if not lost:
             return ()  # it refuses: the real rendering will say so in the template's own words

@@ -23,6 +23,9 @@ from .template import ChatTemplate
 __all__ = ["PromptEncoder", "TokenizerLike"]
 
 _GUARDED = frozenset(("control", "unknown", "end"))  # attributes of tokens that no message may write
+# Some vocabularies keep the tokens that begin a turn as user-defined ones (Command R, DeepSeek Coder). Those are guarded too if
+# the template writes them; others of that kind, "<think>" or "<tool_call>", belong in an assistant's message.
+_TURN_WORDS = re.compile("turn|user|assistant|system|role|chatbot|im_start|im_end|header", re.IGNORECASE)
 _PRIVATE_FIRST, _PRIVATE_LAST = 0xF0000, 0xFFFFD  # Unicode's supplementary private use area A
 _NEVER = re.compile(r"(?!)")
 _PLAIN_KEYS = frozenset(("role", "type"))  # checked against fixed lists before they come here; templates branch on them
@@ -40,6 +43,8 @@ class TokenizerLike(Protocol):
 
     def ids_with(self, *names: str) -> list[int]: ...
 
+    def attributes(self, token_id: int, /) -> frozenset[str]: ...
+
     def token_bytes(self, token_id: int, /) -> bytes: ...
 
 
@@ -56,8 +61,11 @@ class PromptEncoder:
         self._templates = {False: template, True: tool_template or template}
         self._tokenizer = tokenizer
         guarded: dict[str, int] = {}
-        for token in tokenizer.ids_with(*_GUARDED):
+        source = template.source + self._templates[True].source
+        for token in tokenizer.ids_with(*_GUARDED, "user_defined"):
             text = tokenizer.token_bytes(token).decode("utf-8", errors="replace")
+            if _GUARDED.isdisjoint(tokenizer.attributes(token)) and not (_TURN_WORDS.search(text) and text in source):
+                continue
             if len(text) > 1 and "�" not in text:  # one character alone is no forgery anyone could tell from text
                 guarded[text] = token
         self._guarded_ids = frozenset(guarded.values())
@@ -75,6 +83,11 @@ class PromptEncoder:
         ]
         known.sort(key=lambda text: (-len(text), text))
         self._known = re.compile("|".join(map(re.escape, known))) if known else _NEVER
+
+    @property
+    def variables(self) -> frozenset[str]:
+        """Every name that the templates look up."""
+        return self._templates[False].variables | self._templates[True].variables
 
     def encode(
         self,

@@ -98,6 +98,18 @@ FORMS = (
         ),
     ),
     Form(
+        "gemma-4",
+        ("<|turn>", "<turn|>"),
+        _turns(
+            _said(
+                "'<|turn>system\n' + text + '<turn|>\n'",
+                "'<|turn>user\n' + text + '<turn|>\n'",
+                "'<|turn>model\n' + text + '<turn|>\n'",
+            ),
+            "{{ '<|turn>model\n' }}",
+        ),
+    ),
+    Form(
         "harmony",
         ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
         _turns(

@@ -321,6 +321,11 @@ class Markers:
         self._tail = ""  # the last characters that were generated, shown or held
         self._waiting: deque[tuple[int, str]] = deque()  # characters to come after the entry before, then this marker
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether `push` looks at `generated`: only stop strings hold text back."""
+        return self._longest > 0
+
     def push(self, text: str, marker: str | None, generated: str, tokens: Sequence[Any] = (), n_tokens: int = 1) -> list[Piece]:
         """One event: the text that it lets out, the control token that it is (None: another one), and the text that its token
         stands for."""
