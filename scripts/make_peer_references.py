@@ -54,7 +54,7 @@ def prompts(base: bool) -> dict[str, str]:
         "plain-list": "Seven things to pack for a winter hike:\n1.",
         "plain-poem": "The lighthouse in the fog\n\nAll night the lamp goes round and round,\n",
         "plain-question": "Question: What is the capital of Portugal?\nAnswer:",
-        "plain-python": "def fibonacci(n):\n    \"\"\"The n-th Fibonacci number, without recursion.\"\"\"\n",
+        "plain-python": 'def fibonacci(n):\n    """The n-th Fibonacci number, without recursion."""\n',
         "plain-french": "English: The library closes at six, but the garden stays open.\nFrançais :",
         "plain-json": '{"name": "telephone", "year": 1876, "inventor": "Alexander Graham Bell"}\n{"name": "light bulb", "year":',
         "plain-letter": "Dear Ms Keller,\n\nthank you for your letter of 3 March. I am sorry to hear that",

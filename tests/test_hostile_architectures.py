@@ -11,7 +11,7 @@ from pathlib import Path
 
 import gguf_edit
 import pytest
-from gguf_edit import ARRAY, BOOL, F32, F64, STRING, Array, Gguf, Value
+from gguf_edit import ARRAY, BOOL, F32, F64, STRING, Array, Value
 from test_hostile_models import ACCEPTED, FORMAT, UNSUPPORTED, check_sentence, open_all
 from test_zoo import ARCHITECTURES, model_file
 
@@ -23,7 +23,7 @@ REAL_NUMBERS = (0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"))
 def damaged_values(value: Value) -> list[Value]:
     """The same key with other contents."""
     if value.kind in (F32, F64):
-        return [Value(value.kind, number) for number in REAL_NUMBERS if value.kind == F64 or abs(number) < 3e38 or number != number]
+        return [Value(value.kind, number) for number in REAL_NUMBERS]
     if value.kind == BOOL:
         return [Value(BOOL, not value.data), Value(STRING, "yes")]
     if value.kind == STRING:
@@ -82,7 +82,7 @@ def test_one_thing_wrong(zoo: Path, name: str) -> None:
     for (label, _), outcome in zip(cases, outcomes, strict=True):
         assert outcome.outcome in REFUSED | {ACCEPTED}, (label, outcome)
         if outcome.outcome == ACCEPTED:
-            # What may be missing: a bias, a separate head, a norm that only some models have, rotary factors, one shared expert's gate.
+            # What may be missing: a bias, a separate head, a norm that only some models have, rotary factors, a shared expert's gate.
             optional = re.search(r"\.bias$|output\.weight|rope_f|_norm|gate_inp_shexp|ssm_norm", label)
             assert not label.startswith(("without blk", "without output", "without token")) or optional, label
             assert " cut" not in label, label

@@ -45,7 +45,8 @@ def _text(pointer: Any) -> str:
 def architectures() -> list[Architecture]:
     """Every architecture that runs natively, in the order of the engine's table."""
     ffi, lib = _ffi.load()
-    error, found = _status.new_error(), []
+    error = _status.new_error()
+    found: list[Architecture] = []
     row = ffi.new("cactus_architecture *")
     row.struct_size = ffi.sizeof("cactus_architecture")
     while lib.cactus_architecture_get(len(found), row, error) == _status.OK:
@@ -56,7 +57,8 @@ def architectures() -> list[Architecture]:
 def tensor_types() -> list[TensorType]:
     """Every tensor type whose layout is known, by number."""
     ffi, lib = _ffi.load()
-    error, found = _status.new_error(), []
+    error = _status.new_error()
+    found: list[TensorType] = []
     row = ffi.new("cactus_tensor_type *")
     row.struct_size = ffi.sizeof("cactus_tensor_type")
     for number in range(_MAX_TYPES):
