@@ -6,8 +6,8 @@
 PEER_PYTHON is a Python with llama-cpp-python 0.3.36 compiled on the machine itself (no other dependency but numpy). Recorded
 are greedy continuations (scores straight from the context, argmax, no penalties, end tokens are tokens like any other), with
 the distance of the two best scores at every step, so that a comparison knows where a different rounding may tip the choice;
-and the perplexity of English text. The prompts are below, the long ones end in excerpts of tests/data/text. --base: a model that
-was not taught to chat gets those without chat markup, and each window of the text begins with its first token (<bos>).
+and the perplexity of English text. The prompts are below, the long ones end in excerpts of tests/data/text. --base: a model
+that was not taught to chat gets those without chat markup, and each window of the text begins with its first token (<bos>).
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def prompts(base: bool) -> dict[str, str]:
         "plain-question": "Question: What is the capital of Portugal?\nAnswer:",
         "plain-python": 'def fibonacci(n):\n    """The n-th Fibonacci number, without recursion."""\n',
         "plain-french": "English: The library closes at six, but the garden stays open.\nFrançais :",
-        "plain-json": '{"name": "telephone", "year": 1876, "inventor": "Alexander Graham Bell"}\n{"name": "light bulb", "year":',
+        "plain-json": '{"name": "telephone", "year": 1876, "inventor": "Alexander Graham Bell"}\n'
+        '{"name": "light bulb", "year":',
         "plain-letter": "Dear Ms Keller,\n\nthank you for your letter of 3 March. I am sorry to hear that",
         "plain-dialogue": "Ines: My name is Ines and I keep bees.\nTom: Nice to meet you! How many hives do you have?\nInes:",
         "long-passage": excerpt("alice.txt", 4000, 5200),

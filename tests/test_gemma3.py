@@ -2,8 +2,8 @@
 
 This model has local and global attention, norms of queries and keys, norms behind the branches, GELU, a vocabulary of 262144
 pieces from SentencePiece, and weights of four types. As in test_smollm2.py the truth is float32; from it llama.cpp is off by
-0.034 on average in the log-probability of a token (this engine by 0.025) and prefers another token at steps up to 0.91 wide, so a
-step is clear where both llama.cpp and the truth have the best token ahead by CLEAR_MARGIN.
+0.034 on average in the log-probability of a token (this engine by 0.025) and prefers another token at steps up to 0.91 wide, so
+a step is clear where both llama.cpp and the truth have the best token ahead by CLEAR_MARGIN.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TRUE_STEPS: dict[str, dict[str, Any]] = {prompt["name"]: prompt for prompt in TR
 
 
 def clearness(name: str) -> NDArray[np.float64]:
-    """By how much the best token is ahead at each step along the peer's tokens, to llama.cpp or to the truth, whichever is less."""
+    """By how much the best token is ahead at each step of the peer's, to llama.cpp or to the truth if that is less."""
     return np.minimum(PROMPTS[name]["margins"], TRUE_STEPS[name]["margins"])
 
 

@@ -82,7 +82,7 @@ def test_one_thing_wrong(zoo: Path, name: str) -> None:
     for (label, _), outcome in zip(cases, outcomes, strict=True):
         assert outcome.outcome in REFUSED | {ACCEPTED}, (label, outcome)
         if outcome.outcome == ACCEPTED:
-            # What may be missing: a bias, a separate head, a norm that only some models have, rotary factors, a shared expert's gate.
+            # What may be missing: a bias, a head of its own, a norm that some have, rotary factors, a shared expert's gate.
             optional = re.search(r"\.bias$|output\.weight|rope_f|_norm|gate_inp_shexp|ssm_norm", label)
             assert not label.startswith(("without blk", "without output", "without token")) or optional, label
             assert " cut" not in label, label

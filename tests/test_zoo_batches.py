@@ -1,4 +1,4 @@
-"""Every architecture in company: what a sequence gets depends neither on the others in the batch nor on how memory was shared."""
+"""Every architecture in company: what a sequence gets depends neither on the others in the batch nor on who had memory."""
 
 from __future__ import annotations
 
