@@ -36,11 +36,6 @@ typedef struct ct_vocab {
 static inline const uint8_t *ct_vocab_bytes(const ct_vocab *vocab, int32_t id) { return vocab->bytes + vocab->at[id]; }
 static inline size_t ct_vocab_size(const ct_vocab *vocab, int32_t id) { return vocab->at[id + 1] - vocab->at[id]; }
 
-static inline ct_str ct_vocab_str(const ct_vocab *vocab, int32_t id)
-{
-    return (ct_str){(const char *)ct_vocab_bytes(vocab, id), ct_vocab_size(vocab, id)};
-}
-
 /* Whether plain text may become this token: control, unknown and unused ones never arise from the text of a stranger. */
 static inline bool ct_vocab_is_text(const ct_vocab *vocab, int32_t id)
 {
