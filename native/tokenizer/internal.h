@@ -213,9 +213,10 @@ typedef struct ct_tokenizer_model {
     cactus_status (*load)(cactus_tokenizer *tokenizer, const ct_gguf *gguf, ct_vocab_index *index, cactus_error *err);
     void (*unload)(void *state);
 
-    /* Appends the ids of a text without special tokens, n_bytes >= 1. Errors: MEMORY. */
-    cactus_status (*encode)(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err);
+    /* Appends the ids of a text without special tokens, n_bytes >= 1. `cache` is for its own use, for the texts between the special
+     * tokens of one call. Errors: MEMORY. */
+    cactus_status (*encode)(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err);
 } ct_tokenizer_model;
 
 extern const ct_tokenizer_model ct_bpe_model;       /* bpe.c: "gpt2" */
