@@ -10,11 +10,12 @@ A file of vectors is JSON lines {"text", "ids", "special"}, special saying wheth
 NAME.gguf.xz is the vocabulary. gpt-2 and smollm2 are whole; llama-bpe and qwen2 are cut down to what the texts can reach, as
 is gpt-2-cut.gguf, which C reads uncompressed. Byte-pair encoding only ever asks for the rank of two neighbours in a word, and
 those joined are a part of the text; so tokens and merges that occur in no text may go, and no result changes. What is left is
-numbered anew, in the old order. The same holds for the pieces of SentencePiece and WordPiece in what a text is normalised to (the
-lowest score stays too: unknown characters are rated by it); llama.cpp is asked again with the part, and must agree.
+numbered anew, in the old order. The same holds for the pieces of SentencePiece and WordPiece in what a text is normalised
+to (the lowest score stays too: unknown characters are rated by it); llama.cpp is asked again with the part, and must agree.
 
-The ids of bert-bge are those of Hugging Face's tokenizers: llama.cpp splits at U+000B, which BERT's tokenizer drops, and knows no
-limit to a word's length. Its texts have only characters whose category is the same since Unicode 3.2, as both sides' tables differ.
+The ids of bert-bge are those of Hugging Face's tokenizers: llama.cpp splits at U+000B, which BERT's tokenizer drops, and
+knows no limit to a word's length. Its texts have only characters whose category is the same since Unicode 3.2, as both
+sides' tables differ.
 """
 
 from __future__ import annotations
@@ -122,9 +123,7 @@ def read_vocabulary(path: Path) -> Vocabulary:
     keys = ("tokens", "token_type", "merges", "scores", "precompiled_charsmap")
     arrays = {key: fields[name].contents() for key in keys if (name := f"tokenizer.ggml.{key}") in fields}
     charsmap = bytes(arrays["precompiled_charsmap"]) if "precompiled_charsmap" in arrays else None
-    return Vocabulary(
-        scalars, arrays["tokens"], arrays["token_type"], arrays.get("merges"), arrays.get("scores"), charsmap
-    )
+    return Vocabulary(scalars, arrays["tokens"], arrays["token_type"], arrays.get("merges"), arrays.get("scores"), charsmap)
 
 
 def write_vocabulary(vocabulary: Vocabulary, path: Path) -> bytes:
@@ -141,7 +140,11 @@ def write_vocabulary(vocabulary: Vocabulary, path: Path) -> bytes:
             writer.add_string(key, value)
     writer.add_array("tokenizer.ggml.tokens", vocabulary.tokens)
     writer.add_array("tokenizer.ggml.token_type", vocabulary.types)
-    for key, values in (("merges", vocabulary.merges), ("scores", vocabulary.scores), ("precompiled_charsmap", vocabulary.charsmap)):
+    for key, values in (
+        ("merges", vocabulary.merges),
+        ("scores", vocabulary.scores),
+        ("precompiled_charsmap", vocabulary.charsmap),
+    ):
         if values is not None:
             writer.add_array(f"tokenizer.ggml.{key}", values)
     writer.write_header_to_file()
@@ -182,7 +185,8 @@ def cut_pieces(vocabulary: Vocabulary, normal_forms: Iterable[str]) -> tuple[Voc
     def occurs(token: str) -> bool:
         return token.lstrip("▁") in corpus
 
-    lowest = min(range(len(vocabulary.tokens)), key=lambda i: (vocabulary.scores or [0.0] * (i + 1))[i] if vocabulary.types[i] == NORMAL else 0)
+    rated = zip(vocabulary.scores or (), range(len(vocabulary.tokens)), vocabulary.types, strict=False)
+    lowest = min(((score, i) for score, i, kind in rated if kind == NORMAL), default=(0.0, -1))[1]
     named = {value for key, value in vocabulary.scalars.items() if key.endswith("_token_id")}
     kept = [
         i

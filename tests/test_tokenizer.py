@@ -241,7 +241,8 @@ def test_a_very_long_word(tokenizers: dict[str, Tokenizer], name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "pre", "named"), [("plamo2", "default", "plamo2"), ("hybriddna", "default", "hybriddna"), ("gpt2", "no-such", "no-such")]
+    ("model", "pre", "named"),
+    [("plamo2", "default", "plamo2"), ("hybriddna", "default", "hybriddna"), ("gpt2", "no-such", "no-such")],
 )
 def test_other_tokenizers_are_named(tmp_path: Path, model: str, pre: str, named: str) -> None:
     gguf = Gguf()

@@ -119,7 +119,9 @@ class Tokenizer:
         while True:
             ids = ffi.new("int32_t[]", capacity)
             with self._in_use():
-                status = lib.cactus_tokenize(self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error)
+                status = lib.cactus_tokenize(
+                    self._handle, raw, len(raw), add_special, parse_special, ids, capacity, n_ids, error
+                )
             if status == _status.OK or n_ids[0] <= capacity:
                 break
             capacity = n_ids[0]  # normalising made the text longer

@@ -2,10 +2,11 @@
 
     python scripts/bench/tokenizers.py VOCABULARY.gguf ... [--rounds 7] [--megabytes 1] [--text FILE ...]
 
-Needs the packages tokenizers and gguf. From each file's metadata the equal tokenizer of the other side is built; ids that differ
-are an error, unless --differ allows them. Sides alternate; reported are the time to load our side, the medians of the time to
-encode, and their ratio (above 1: ours is faster). The other side runs encode_batch_fast, which spares it the offsets.
-The text is English by default: tests/data/text and Python's own language reference; files given are cut to --megabytes.
+Needs the packages tokenizers and gguf. From each file's metadata the equal tokenizer of the other side is built; ids that
+differ are an error, unless --differ allows them. Sides alternate; reported are the time to load our side, the medians of the
+time to encode, and their ratio (above 1: ours is faster). The other side runs encode_batch_fast, which spares it the
+offsets. The text is English by default: tests/data/text and Python's own language reference; files given are cut to
+--megabytes.
 """
 
 from __future__ import annotations
@@ -142,7 +143,9 @@ def main() -> None:
         theirs = other_side(path)
         ids, wanted = ours.encode(text), theirs.encode(text, add_special_tokens=False).ids
         if ids != wanted:
-            at = next((i for i, pair in enumerate(zip(ids, wanted, strict=False)) if pair[0] != pair[1]), min(len(ids), len(wanted)))
+            at = next(
+                (i for i, pair in enumerate(zip(ids, wanted, strict=False)) if pair[0] != pair[1]), min(len(ids), len(wanted))
+            )
             message = f"{path}: token {at} is {ids[at : at + 4]}, and {wanted[at : at + 4]} on the other side"
             if not arguments.differ:
                 raise SystemExit(message)
