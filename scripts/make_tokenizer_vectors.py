@@ -2,7 +2,7 @@
 
     PEER_PYTHON scripts/make_tokenizer_vectors.py VOCAB_DIR SmolLM2-135M-Instruct.Q4_1.gguf tests/data/tokenizer
 
-PEER_PYTHON is a Python with llama-cpp-python 0.3.36 and gguf. VOCAB_DIR holds llama.cpp's own tokenizer test files,
+PEER_PYTHON is a Python with llama-cpp-python 0.3.36, gguf and tokenizers. VOCAB_DIR holds llama.cpp's own tokenizer test files,
 ggml-vocab-NAME.gguf with .inp (texts, each followed by a separator line) and .out (a line of ids for each): those ids were made
 with Hugging Face's tokenizers, and this script stops if llama.cpp, which gives all the others, does not agree with them.
 
@@ -10,7 +10,12 @@ A file of vectors is JSON lines {"text", "ids", "special"}, special saying wheth
 NAME.gguf.xz is the vocabulary. gpt-2 and smollm2 are whole; llama-bpe and qwen2 are cut down to what the texts can reach, as
 is gpt-2-cut.gguf, which C reads uncompressed. Byte-pair encoding only ever asks for the rank of two neighbours in a word, and
 those joined are a part of the text; so tokens and merges that occur in no text may go, and no result changes. What is left is
-numbered anew, in the old order.
+numbered anew, in the old order. The same holds for the pieces of SentencePiece and WordPiece in what a text is normalised
+to (the lowest score stays too: unknown characters are rated by it); llama.cpp is asked again with the part, and must agree.
+
+The ids of bert-bge are those of Hugging Face's tokenizers: llama.cpp splits at U+000B, which BERT's tokenizer drops, and
+knows no limit to a word's length. Its texts have only characters whose category is the same since Unicode 3.2, as both
+sides' tables differ.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import lzma
 import random
 import sys
 import tempfile
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +34,8 @@ from typing import Any
 SEPARATOR = "\n__ggml_vocab_test__\n"
 TEXT_DIR = Path(__file__).resolve().parent.parent / "tests" / "data" / "text"
 WHOLE, CUT = ["gpt-2", "smollm2"], ["llama-bpe", "qwen2"]
-NORMAL = 1
+PIECES = ["llama-spm", "gemma-4", "nomic-bert-moe", "bert-bge"]
+NORMAL, BYTE = 1, 6
 
 # Where expressions differ: contractions in both cases, digits of several scripts, combining marks, every kind of space and line
 # break, symbols next to letters, code, and the special tokens of the vocabularies.
@@ -98,7 +105,10 @@ class Vocabulary:
     scalars: dict[str, Any]
     tokens: list[str]
     types: list[int]
-    merges: list[str]
+    merges: list[str] | None
+    scores: list[float] | None = None
+    charsmap: bytes | None = None
+    architecture: str = "llama"
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
@@ -110,15 +120,17 @@ def read_vocabulary(path: Path) -> Vocabulary:
     for key, value in fields.items():
         if key.startswith("tokenizer.ggml.") and value.types[0] != GGUFValueType.ARRAY:
             scalars[key] = value.contents()
-    contents = {key: fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "token_type", "merges")}
-    return Vocabulary(scalars, contents["tokens"], contents["token_type"], contents["merges"])
+    keys = ("tokens", "token_type", "merges", "scores", "precompiled_charsmap")
+    arrays = {key: fields[name].contents() for key in keys if (name := f"tokenizer.ggml.{key}") in fields}
+    charsmap = bytes(arrays["precompiled_charsmap"]) if "precompiled_charsmap" in arrays else None
+    return Vocabulary(scalars, arrays["tokens"], arrays["token_type"], arrays.get("merges"), arrays.get("scores"), charsmap)
 
 
 def write_vocabulary(vocabulary: Vocabulary, path: Path) -> bytes:
     """A GGUF file without tensors; its bytes."""
     from gguf import GGUFWriter
 
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, vocabulary.architecture)
     for key, value in vocabulary.scalars.items():
         if isinstance(value, bool):
             writer.add_bool(key, value)
@@ -128,7 +140,13 @@ def write_vocabulary(vocabulary: Vocabulary, path: Path) -> bytes:
             writer.add_string(key, value)
     writer.add_array("tokenizer.ggml.tokens", vocabulary.tokens)
     writer.add_array("tokenizer.ggml.token_type", vocabulary.types)
-    writer.add_array("tokenizer.ggml.merges", vocabulary.merges)
+    for key, values in (
+        ("merges", vocabulary.merges),
+        ("scores", vocabulary.scores),
+        ("precompiled_charsmap", vocabulary.charsmap),
+    ):
+        if values is not None:
+            writer.add_array(f"tokenizer.ggml.{key}", values)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.close()
@@ -156,8 +174,88 @@ def cut(vocabulary: Vocabulary, texts: Iterable[str]) -> tuple[Vocabulary, dict[
     kept = [i for i, row in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)) if needed(*row)]
     new_id = {old: new for new, old in enumerate(kept)}
     scalars = {key: new_id[value] if key.endswith("_token_id") else value for key, value in vocabulary.scalars.items()}
-    merges = [merge for merge in vocabulary.merges if occurs(merge.replace(" ", ""))]
+    merges = [merge for merge in vocabulary.merges or () if occurs(merge.replace(" ", ""))]
     return Vocabulary(scalars, [vocabulary.tokens[i] for i in kept], [vocabulary.types[i] for i in kept], merges), new_id
+
+
+def cut_pieces(vocabulary: Vocabulary, normal_forms: Iterable[str]) -> tuple[Vocabulary, dict[int, int]]:
+    """The same for pieces that are text, U+2581 for a space. One may stand before any of them: models put it before texts."""
+    corpus = "\0".join(form.replace(" ", "▁") for form in normal_forms)
+
+    def occurs(token: str) -> bool:
+        return token.lstrip("▁") in corpus
+
+    rated = zip(vocabulary.scores or (), range(len(vocabulary.tokens)), vocabulary.types, strict=False)
+    lowest = min(((score, i) for score, i, kind in rated if kind == NORMAL), default=(0.0, -1))[1]
+    named = {value for key, value in vocabulary.scalars.items() if key.endswith("_token_id")}
+    kept = [
+        i
+        for i, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True))
+        if i in named or i == lowest or kind == BYTE or (occurs(token) if kind == NORMAL else not token.startswith("<unused"))
+    ]
+    new_id = {old: new for new, old in enumerate(kept)}
+    scalars = {key: new_id[value] if key.endswith("_token_id") else value for key, value in vocabulary.scalars.items()}
+    merges = None if vocabulary.merges is None else [m for m in vocabulary.merges if occurs(m.replace(" ", ""))]
+    scores = None if vocabulary.scores is None else [vocabulary.scores[i] for i in kept]
+    tokens, types = [vocabulary.tokens[i] for i in kept], [vocabulary.types[i] for i in kept]
+    return Vocabulary(scalars, tokens, types, merges, scores, vocabulary.charsmap), new_id
+
+
+def bert_ids(vocabulary: Vocabulary, texts: list[str]) -> tuple[list[list[int]], list[str]]:
+    """What Hugging Face's tokenizers make of texts with this vocabulary: ids, and the texts as normalised."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    pieces = {}
+    for i, (token, kind) in enumerate(zip(vocabulary.tokens, vocabulary.types, strict=True)):
+        pieces[token if kind != NORMAL else token[1:] if token.startswith("▁") else "##" + token] = i
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    return ids, [tokenizer.normalizer.normalize_str(text) for text in texts]
+
+
+def old_characters(text: str) -> str:
+    """Without those that have come, or changed, since Unicode 3.2."""
+    return "".join(c for c in text if unicodedata.category(c) == unicodedata.ucd_3_2_0.category(c))
+
+
+def write_pieces(name: str, source: Path, out: Path) -> None:
+    """The vectors of one vocabulary of PIECES, and the part of it that they need."""
+    golden_path = source.with_suffix(".gguf.inp")
+    golden = golden_path.read_bytes().decode("utf-8").split(SEPARATOR)[:-1] if golden_path.exists() else []
+    plain = [*golden, *TEXTS, *random_texts(60, seed=1)]
+    vocabulary = read_vocabulary(source)
+    if name == "bert-bge":
+        plain = [old_characters(text) for text in plain] + ["word " * 5 + "x" * 100, "x" * 101]
+        ids, forms = bert_ids(vocabulary, plain)
+        texts = [(text, False) for text in plain]
+    else:
+        texts = [(text, False) for text in plain] + [(text, True) for text in TEXTS[-13:]]
+        if name == "nomic-bert-moe":
+            vocabulary.architecture = "nomic-bert-moe"
+            texts += [("a <mask> b<mask>", True), ("<s> x</s>", True)]
+        ids = peer_ids(source, texts)
+        forms = [unicodedata.normalize(form, text) for form in ("NFC", "NFKC") for text, _ in texts] + [t for t, _ in texts]
+    if golden:
+        lines = source.with_suffix(".gguf.out").read_text("utf-8").split("\n")
+        wanted = [[int(i) for i in line.split()] for line in lines[: len(golden)]]
+        if [row for row, text in zip(ids, golden, strict=False) if text == old_characters(text)] != [
+            row for row, text in zip(wanted, golden, strict=True) if text == old_characters(text)
+        ]:
+            raise SystemExit(f"{name}: these are not the ids of llama.cpp's own test file")
+    architecture = vocabulary.architecture
+    vocabulary, new_id = cut_pieces(vocabulary, forms)
+    vocabulary.architecture = architecture
+    ids = [[new_id[i] for i in row] for row in ids]
+    with tempfile.TemporaryDirectory() as scratch:
+        part = Path(scratch) / "vocabulary.gguf"
+        raw = write_vocabulary(vocabulary, part)
+        again = bert_ids(vocabulary, [t for t, _ in texts])[0] if name == "bert-bge" else peer_ids(part, texts)
+    if again != ids:
+        raise SystemExit(f"{name}: the part of the vocabulary gives other ids than the whole")
+    (out / f"{name}.gguf.xz").write_bytes(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
+    write_vectors(out / f"{name}.jsonl", texts, ids)
 
 
 def peer_ids(path: Path, texts: list[tuple[str, bool]]) -> list[list[int]]:
@@ -201,6 +299,8 @@ def main(vocab_dir: Path, smollm2: Path, out: Path) -> None:
             raw = write_vocabulary(vocabulary, Path(scratch) / "vocabulary.gguf")
         (out / f"{name}.gguf.xz").write_bytes(lzma.compress(raw, preset=9 | lzma.PRESET_EXTREME))
         write_vectors(out / f"{name}.jsonl", texts, ids)
+    for name in PIECES:
+        write_pieces(name, vocab_dir / f"ggml-vocab-{name}.gguf", out)
     for file in sorted(out.iterdir()):
         print(f"{file.name}: {file.stat().st_size:,} bytes")
 

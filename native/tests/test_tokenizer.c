@@ -515,7 +515,8 @@ TEST(end_tokens)
     CHECK(ct_tokenizer_is_end(t, text));
     CHECK(ct_tokenizer_is_end(t, eom));
     CHECK(!ct_tokenizer_is_end(t, im_start));
-    CHECK(!ct_tokenizer_is_end(t, plain)); /* of a known text, but no control token */
+    CHECK(ct_tokenizer_is_end(t, plain)); /* a known text makes a control token of it */
+    CHECK_INT(cactus_token_attributes(t, plain), CACTUS_TOKEN_CONTROL | CACTUS_TOKEN_END);
     CHECK(!ct_tokenizer_is_end(t, -1));
     CHECK(!ct_tokenizer_is_end(t, ct_tokenizer_n_vocab(t)));
     CHECK_INT(cactus_token_attributes(t, im_end), CACTUS_TOKEN_CONTROL | CACTUS_TOKEN_END);
@@ -526,7 +527,7 @@ TEST(end_tokens)
     cactus_tokenizer_info info = {.struct_size = sizeof info};
     CHECK_INT(cactus_tokenizer_get_info(t, &info, &err), CACTUS_OK);
     CHECK_INT(info.eos_id, eos);
-    CHECK_INT(info.eot_id, im_end); /* the first known end of turn */
+    CHECK_INT(info.eot_id, plain); /* the first known end of turn */
     CHECK_INT(info.bos_id, -1);
     CHECK_STR(info.model, "gpt2");
     CHECK_STR(info.pre, "gpt-2");
@@ -759,8 +760,8 @@ TEST(keys_that_are_wrong_are_refused)
     check_refused(&file, CACTUS_ERROR_FORMAT, "tokenizer.ggml.model");
 
     vocab_start(&file);
-    vocab_key_string(&file, "tokenizer.ggml.model", "bert");
-    check_refused(&file, CACTUS_ERROR_UNSUPPORTED, "\"bert\"");
+    vocab_key_string(&file, "tokenizer.ggml.model", "plamo2");
+    check_refused(&file, CACTUS_ERROR_UNSUPPORTED, "\"plamo2\"");
 
     vocab_start(&file);
     vocab_key_u32(&file, "tokenizer.ggml.model", 1);

@@ -81,6 +81,22 @@ static inline void vocab_key_i32s(vocab_file *f, const char *key, const int32_t 
     vocab_put(f, items, 4 * n);
 }
 
+static inline void vocab_key_f32s(vocab_file *f, const char *key, const float *items, size_t n)
+{
+    vocab_key(f, key, CT_GGUF_ARRAY);
+    vocab_u32(f, CT_GGUF_F32);
+    vocab_u64(f, n);
+    vocab_put(f, items, 4 * n);
+}
+
+static inline void vocab_key_bytes(vocab_file *f, const char *key, const void *bytes, size_t n)
+{
+    vocab_key(f, key, CT_GGUF_ARRAY);
+    vocab_u32(f, CT_GGUF_U8);
+    vocab_u64(f, n);
+    vocab_put(f, bytes, n);
+}
+
 static inline void vocab_start(vocab_file *f)
 {
     memset(f, 0, sizeof *f);
@@ -171,6 +187,40 @@ static inline void vocab_write(const vocab *v, const char *pre, vocab_file *f)
     vocab_key_strings(f, "tokenizer.ggml.tokens", v->tokens, v->n_tokens);
     vocab_key_i32s(f, "tokenizer.ggml.token_type", v->types, v->n_tokens);
     vocab_key_strings(f, "tokenizer.ggml.merges", v->merges, v->n_merges);
+}
+
+/* A vocabulary of pieces with scores, for the models that have them. Ids count from 0 in the order given. */
+typedef struct vocab_piece {
+    const char *text;
+    float score;
+    int32_t type;
+} vocab_piece;
+
+/* Writes model, tokens, types and scores (those with `scored`); with `bytes`, the 256 byte tokens follow. */
+static inline void vocab_write_pieces(const char *model, const vocab_piece *pieces, size_t n, bool scored, bool bytes,
+                                      vocab_file *f)
+{
+    const char *texts[VOCAB_MAX];
+    static char hex[256][8];
+    int32_t types[VOCAB_MAX];
+    float scores[VOCAB_MAX];
+    size_t n_all = 0;
+    for (; n_all < n; n_all++) {
+        texts[n_all] = pieces[n_all].text;
+        types[n_all] = pieces[n_all].type;
+        scores[n_all] = pieces[n_all].score;
+    }
+    for (int i = 0; bytes && i < 256; i++, n_all++) {
+        snprintf(hex[i], sizeof hex[i], "<0x%02X>", (unsigned)i);
+        texts[n_all] = hex[i];
+        types[n_all] = 6;
+        scores[n_all] = 0;
+    }
+    vocab_start(f);
+    vocab_key_string(f, "tokenizer.ggml.model", model);
+    vocab_key_strings(f, "tokenizer.ggml.tokens", texts, n_all);
+    vocab_key_i32s(f, "tokenizer.ggml.token_type", types, n_all);
+    if (scored) vocab_key_f32s(f, "tokenizer.ggml.scores", scores, n_all);
 }
 
 #endif

@@ -273,7 +273,7 @@ typedef struct session {
     size_t capacity;
     int32_t *units;  /* [n_units]; the ids that a long word starts as */
     size_t n_units;
-    ct_word_cache cache;
+    ct_word_cache *cache;
 } session;
 
 static void rank_piece(const session *s, uint32_t i)
@@ -440,7 +440,7 @@ static cactus_status encode_new_word(session *s, const uint8_t *word, size_t n_b
 static cactus_status encode_word(void *ctx, const uint8_t *word, size_t n_bytes)
 {
     session *s = ctx;
-    if (ct_word_cache_take(&s->cache, word, n_bytes, s->sink)) return CACTUS_OK;
+    if (ct_word_cache_take(s->cache, word, n_bytes, s->sink)) return CACTUS_OK;
     if (s->bpe->whole_words || (s->bpe->whole_lines && *word == '\n')) {
         int32_t id = ct_vocab_find(s->vocab, &s->bpe->words, word, n_bytes);
         if (id >= 0 && ct_vocab_is_text(s->vocab, id)) {
@@ -449,23 +449,21 @@ static cactus_status encode_word(void *ctx, const uint8_t *word, size_t n_bytes)
         }
     }
     cactus_status status = encode_new_word(s, word, n_bytes);
-    if (status == CACTUS_OK) ct_word_cache_keep(&s->cache, word, n_bytes, s->sink);
+    if (status == CACTUS_OK) ct_word_cache_keep(s->cache, word, n_bytes, s->sink);
     return status;
 }
 
-static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err)
+static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err)
 {
-    session s = {.bpe = tokenizer->state, .vocab = &tokenizer->vocab, .sink = sink, .err = err};
+    session s = {.bpe = tokenizer->state, .vocab = &tokenizer->vocab, .sink = sink, .err = err, .cache = cache};
     uint8_t *copy = NULL;
     if (s.bpe->raw && memchr(text, 0xE2, n_bytes) != NULL) { /* U+2581 in the text is the space that it stands for */
         copy = ct_alloc(n_bytes, 1);
         if (copy == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory to tokenize %zu bytes", n_bytes);
         n_bytes = ct_unescape_spaces((ct_str){(const char *)text, n_bytes}, copy);
     }
-    ct_word_cache_init(&s.cache, n_bytes);
     cactus_status status = ct_pretokenize(tokenizer->pre, copy != NULL ? copy : text, n_bytes, encode_word, &s);
-    ct_word_cache_free(&s.cache);
     ct_free(s.pieces);
     ct_free(s.heap);
     ct_free(s.units);

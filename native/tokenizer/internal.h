@@ -36,11 +36,6 @@ typedef struct ct_vocab {
 static inline const uint8_t *ct_vocab_bytes(const ct_vocab *vocab, int32_t id) { return vocab->bytes + vocab->at[id]; }
 static inline size_t ct_vocab_size(const ct_vocab *vocab, int32_t id) { return vocab->at[id + 1] - vocab->at[id]; }
 
-static inline ct_str ct_vocab_str(const ct_vocab *vocab, int32_t id)
-{
-    return (ct_str){(const char *)ct_vocab_bytes(vocab, id), ct_vocab_size(vocab, id)};
-}
-
 /* Whether plain text may become this token: control, unknown and unused ones never arise from the text of a stranger. */
 static inline bool ct_vocab_is_text(const ct_vocab *vocab, int32_t id)
 {
@@ -218,9 +213,10 @@ typedef struct ct_tokenizer_model {
     cactus_status (*load)(cactus_tokenizer *tokenizer, const ct_gguf *gguf, ct_vocab_index *index, cactus_error *err);
     void (*unload)(void *state);
 
-    /* Appends the ids of a text without special tokens, n_bytes >= 1. Errors: MEMORY. */
-    cactus_status (*encode)(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err);
+    /* Appends the ids of a text without special tokens, n_bytes >= 1. `cache` is for its own use, for the texts between the special
+     * tokens of one call. Errors: MEMORY. */
+    cactus_status (*encode)(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err);
 } ct_tokenizer_model;
 
 extern const ct_tokenizer_model ct_bpe_model;       /* bpe.c: "gpt2" */

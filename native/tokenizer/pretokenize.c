@@ -446,7 +446,7 @@ static bool is_deepseek_letter(ct_char c)
         {0xA78B, 0xA78E}, {0xAB70, 0xABBF}, {0xFB00, 0xFB06}, {0xFB13, 0xFB17}, {0xFF21, 0xFF3A}, {0xFF41, 0xFF5A},
         {0x10400, 0x1044F}, {0x104B0, 0x104D3}, {0x104D8, 0x104FB}, {0x10C80, 0x10CB2}, {0x10CC0, 0x10CF2},
         {0x118A0, 0x118DF}, {0x1E900, 0x1E943}};
-    return (c.code < 0x80 && (c.set & (UP | LOW)) != 0) || (c.code > 0x80 && c.code < CT_NO_CODE && IS_IN(ranges, c.code));
+    return (c.set & (UP | LOW)) != 0 && (c.code < 0x80 || IS_IN(ranges, c.code));
 }
 
 static bool is_deepseek_mark(ct_char c)

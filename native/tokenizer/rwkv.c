@@ -58,9 +58,10 @@ static cactus_status load(cactus_tokenizer *tokenizer, const ct_gguf *gguf, ct_v
     return CACTUS_OK;
 }
 
-static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err)
+static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err)
 {
+    (void)cache;
     (void)err;
     const rwkv *r = tokenizer->state;
     const ct_vocab *vocab = &tokenizer->vocab;

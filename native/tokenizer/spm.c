@@ -37,7 +37,7 @@ typedef struct session {
     piece *pieces;  /* [capacity]; memory for long words, kept for the next one */
     uint64_t *heap; /* [2 * capacity] key << 32 | piece */
     size_t capacity;
-    ct_word_cache cache;
+    ct_word_cache *cache;
     bool unknown;      /* the last character had neither a token nor byte tokens */
     bool any_unknown;  /* so had one of this word */
 } session;
@@ -264,7 +264,7 @@ static cactus_status encode_words(session *s, const uint8_t *text, size_t n_byte
         const uint8_t *next = ct_seams_next(&s->spm->seams, text, end);
         size_t n = (size_t)(next - text);
         s->any_unknown = false;
-        if (ct_word_cache_take(&s->cache, text, n, s->sink))
+        if (ct_word_cache_take(s->cache, text, n, s->sink))
             s->unknown = false;
         else {
             if (n <= SHORT_WORD)
@@ -273,7 +273,7 @@ static cactus_status encode_words(session *s, const uint8_t *text, size_t n_byte
                 cactus_status status = encode_long(s, text, n);
                 if (status != CACTUS_OK) return status;
             }
-            if (!s->any_unknown) ct_word_cache_keep(&s->cache, text, n, s->sink);
+            if (!s->any_unknown) ct_word_cache_keep(s->cache, text, n, s->sink);
         }
         text = next;
     }
@@ -301,19 +301,17 @@ static size_t arrange_spaces(const cactus_tokenizer *t, const uint8_t *text, siz
     return n + ct_unescape_spaces((ct_str){(const char *)text, n_bytes}, out + n);
 }
 
-static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err)
+static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err)
 {
-    session s = {.tokenizer = tokenizer, .spm = tokenizer->state, .sink = sink, .err = err};
+    session s = {.tokenizer = tokenizer, .spm = tokenizer->state, .sink = sink, .err = err, .cache = cache};
     uint8_t *copy = NULL;
     if (tokenizer->add_space_prefix || tokenizer->remove_extra_spaces || memchr(text, 0xE2, n_bytes) != NULL) {
         copy = ct_alloc(n_bytes + 1, 1);
         if (copy == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory to tokenize %zu bytes", n_bytes);
         n_bytes = arrange_spaces(tokenizer, text, n_bytes, copy);
     }
-    ct_word_cache_init(&s.cache, n_bytes);
     cactus_status status = encode_words(&s, copy != NULL ? copy : text, n_bytes);
-    ct_word_cache_free(&s.cache);
     ct_free(s.pieces);
     ct_free(s.heap);
     ct_free(copy);

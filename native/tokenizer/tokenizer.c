@@ -586,8 +586,8 @@ ct_str ct_tokenizer_piece(const cactus_tokenizer *t, int32_t id, bool show_speci
 static bool is_space(uint8_t c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 /* Special tokens are found from left to right, the longest at each place, and the text between them is encoded by itself. */
-static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size_t n_bytes, bool parse_special, ct_id_sink *sink,
-                            cactus_error *err)
+static cactus_status encode_parts(const cactus_tokenizer *t, const uint8_t *text, size_t n_bytes, bool parse_special,
+                                  ct_word_cache *cache, ct_id_sink *sink, cactus_error *err)
 {
     const ct_special_set *set = parse_special ? &t->all_special : &t->user_defined;
     const uint8_t *end = text + n_bytes, *start = text, *p = text;
@@ -600,7 +600,7 @@ static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size
         const uint8_t *before = p;
         while (special->strip_left && before > start && is_space(before[-1])) before--;
         if (before > start) {
-            cactus_status status = t->model->encode(t, start, (size_t)(before - start), sink, err);
+            cactus_status status = t->model->encode(t, start, (size_t)(before - start), cache, sink, err);
             if (status != CACTUS_OK) return status;
         }
         ct_put_id(sink, special->id);
@@ -608,7 +608,17 @@ static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size
         while (special->strip_right && p < end && is_space(*p)) p++;
         start = p;
     }
-    return start < end ? t->model->encode(t, start, (size_t)(end - start), sink, err) : CACTUS_OK;
+    return start < end ? t->model->encode(t, start, (size_t)(end - start), cache, sink, err) : CACTUS_OK;
+}
+
+static cactus_status encode(const cactus_tokenizer *t, const uint8_t *text, size_t n_bytes, bool parse_special, ct_id_sink *sink,
+                            cactus_error *err)
+{
+    ct_word_cache cache;
+    ct_word_cache_init(&cache, n_bytes);
+    cactus_status status = encode_parts(t, text, n_bytes, parse_special, &cache, sink, err);
+    ct_word_cache_free(&cache);
+    return status;
 }
 
 cactus_status cactus_tokenize(const cactus_tokenizer *t, const char *text, size_t n_bytes, int32_t add_special,

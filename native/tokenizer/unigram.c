@@ -53,7 +53,7 @@ typedef struct session {
     size_t n_bytes, capacity;
     step *steps;   /* [n_steps] */
     size_t n_steps;
-    ct_word_cache cache;
+    ct_word_cache *cache;
     bool unknown;     /* the last character became the unknown token */
     bool any_unknown; /* so did one of this word */
 } session;
@@ -318,30 +318,26 @@ static cactus_status encode_words(session *s)
         const uint8_t *next = ct_seams_next(&s->unigram->seams, p, end);
         size_t n = (size_t)(next - p);
         s->any_unknown = false;
-        if (ct_word_cache_take(&s->cache, p, n, s->sink))
+        if (ct_word_cache_take(s->cache, p, n, s->sink))
             s->unknown = false;
         else {
             cactus_status status = encode_word(s, p, n);
             if (status != CACTUS_OK) return status;
-            if (!s->any_unknown) ct_word_cache_keep(&s->cache, p, n, s->sink);
+            if (!s->any_unknown) ct_word_cache_keep(s->cache, p, n, s->sink);
         }
         p = next;
     }
     return CACTUS_OK;
 }
 
-static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err)
+static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err)
 {
-    session s = {.tokenizer = tokenizer, .unigram = tokenizer->state, .sink = sink, .err = err};
+    session s = {.tokenizer = tokenizer, .unigram = tokenizer->state, .sink = sink, .err = err, .cache = cache};
     cactus_status status = normalise(&s, text, n_bytes);
     if (status == CACTUS_OK && s.n_bytes > INT32_MAX)
         status = ct_fail(err, CACTUS_ERROR_ARGUMENT, "the text has %zu bytes when normalised, more than %d", s.n_bytes, INT32_MAX);
-    if (status == CACTUS_OK) {
-        ct_word_cache_init(&s.cache, s.n_bytes);
-        status = encode_words(&s);
-        ct_word_cache_free(&s.cache);
-    }
+    if (status == CACTUS_OK) status = encode_words(&s);
     ct_free(s.text);
     ct_free(s.steps);
     return status;

@@ -55,7 +55,7 @@ typedef struct session {
     const cactus_tokenizer *tokenizer;
     const wordpiece *wordpiece;
     ct_id_sink *sink;
-    ct_word_cache cache;
+    ct_word_cache *cache;
     size_t n_bytes, n_chars;
     uint8_t word[1 + 4 * MAX_WORD_CHARS];
 } session;
@@ -107,9 +107,9 @@ static void end_word(session *s)
     if (s->n_chars == 0) return;
     if (s->n_chars > MAX_WORD_CHARS) {
         if (s->tokenizer->unk_id >= 0) ct_put_id(s->sink, s->tokenizer->unk_id);
-    } else if (!ct_word_cache_take(&s->cache, s->word, s->n_bytes, s->sink)) {
+    } else if (!ct_word_cache_take(s->cache, s->word, s->n_bytes, s->sink)) {
         split_word(s);
-        ct_word_cache_keep(&s->cache, s->word, s->n_bytes, s->sink);
+        ct_word_cache_keep(s->cache, s->word, s->n_bytes, s->sink);
     }
     s->n_bytes = 1;
     s->n_chars = 0;
@@ -154,13 +154,12 @@ static void take_char(session *s, ct_char c)
     }
 }
 
-static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_id_sink *sink,
-                            cactus_error *err)
+static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *text, size_t n_bytes, ct_word_cache *cache,
+                            ct_id_sink *sink, cactus_error *err)
 {
     (void)err;
-    session s = {.tokenizer = tokenizer, .wordpiece = tokenizer->state, .sink = sink, .n_bytes = 1};
+    session s = {.tokenizer = tokenizer, .wordpiece = tokenizer->state, .sink = sink, .cache = cache, .n_bytes = 1};
     s.word[0] = ' ';
-    ct_word_cache_init(&s.cache, n_bytes);
     const uint8_t *end = text + n_bytes;
     const uint8_t fold = s.wordpiece->lower_case ? 0x20 : 0;
     while (text < end) {
@@ -185,7 +184,6 @@ static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *te
             take_char(&s, c);
     }
     end_word(&s);
-    ct_word_cache_free(&s.cache);
     return CACTUS_OK;
 }
 
