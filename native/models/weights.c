@@ -11,6 +11,9 @@ enum {
     OWNED_PER_LAYER = 5 /* vectors that a recurrent layer has beside its tensors */
 };
 
+/* Of the norms inside latent attention, and of FalconMamba's of dt, B and C: both have it whatever the model's own epsilon is. */
+static const float INNER_NORM_EPS = 1e-6f;
+
 #define COUNT(list) (sizeof(list) / sizeof((list)[0]))
 
 /* The sizes that tensors are made of. */
@@ -338,7 +341,7 @@ static cactus_status load_one(const layer_loader *l, const wanted *want, const c
         return status;
     case HEAD_NORM:
     case NORM:
-        norm->eps = c->norm_eps;
+        norm->eps = want->id == T_Q_A_NORM || want->id == T_KV_A_NORM ? INNER_NORM_EPS : c->norm_eps;
         norm->kind = model->arch->norm;
         if (want->kind == HEAD_NORM) return load_head_norm(l, want, name, norm);
         status = load_vector(model, name, cols, false, &norm->weight, l->err);
@@ -453,7 +456,7 @@ static cactus_status prepare_recurrent(cactus_model *model, uint32_t index, cact
         ct_pack_columns(a, l->ssm_a, c->ssm_state, c->ssm_inner);
         l->mamba = (ct_mamba){.conv = l->taps, .d_inner = c->ssm_inner, .d_state = c->ssm_state, .dt_rank = c->ssm_heads, .a = a, .d = l->ssm_d,
                               .dt_bias = l->ssm_dt_bias, .dt_norm = l->ssm_dt_norm.weight, .b_norm = l->ssm_b_norm.weight,
-                              .c_norm = l->ssm_c_norm.weight, .norm_eps = c->norm_eps};
+                              .c_norm = l->ssm_c_norm.weight, .norm_eps = c->ssm_norms ? INNER_NORM_EPS : c->norm_eps};
         if (c->ssm_norms) {
             if (l->mamba.dt_norm == NULL) l->mamba.dt_norm = ones(model, c->ssm_heads);
             if (l->mamba.b_norm == NULL) l->mamba.b_norm = ones(model, c->ssm_state);
