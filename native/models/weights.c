@@ -310,8 +310,12 @@ static cactus_status load_head_norm(const layer_loader *l, const wanted *want, c
     uint64_t n_heads = want->id == T_Q_NORM ? c->n_heads : c->n_kv_heads, n = c->d_k;
     const ct_gguf_tensor *t = ct_gguf_find_tensor(l->model->gguf, name);
     uint64_t have = t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
-    if (l->model->arch->qk_norm_whole || (have != n && have == n * n_heads)) n *= n_heads;
-    l->layer->norm_per_head |= !l->model->arch->qk_norm_whole && n != c->d_k;
+    bool per_head = !l->model->arch->qk_norm_whole && have != n && have == n * n_heads;
+    if (l->model->arch->qk_norm_whole || per_head) n *= n_heads;
+    if (want->id == T_K_NORM && l->layer->q_norm.weight != NULL && per_head != l->layer->norm_per_head && c->n_kv_heads > 1)
+        return ct_fail(l->err, CACTUS_ERROR_FORMAT, "tensor %s has %llu weights; queries are normalised %s", name, (unsigned long long)have,
+                       l->layer->norm_per_head ? "head by head" : "with the same weights for all heads");
+    l->layer->norm_per_head |= per_head;
     return load_vector(l->model, name, n, false, &norm->weight, l->err);
 }
 

@@ -147,13 +147,6 @@ typedef struct query_state {
     float *m, *l, *o; /* [1], [16], [d_v] */
 } query_state;
 
-static float exp_of(const ct_kernels *k, float x)
-{
-    float e, weighted;
-    k->softmax_stats(&x, 1, 0.0f, &e, &weighted);
-    return e;
-}
-
 /* x = x * a + y * b, where a or b is 1: multiplying by it changes nothing. */
 static void blend(float *restrict x, const float *restrict y, size_t n, float a, float b)
 {
@@ -169,9 +162,9 @@ static void merge(const ct_kernels *k, query_state total, query_state part, size
     if (*part.m == -INFINITY) return;
     float a = 1.0f, b = 1.0f;
     if (*part.m > *total.m) {
-        a = *total.m == -INFINITY ? 0.0f : exp_of(k, *total.m - *part.m);
+        a = *total.m == -INFINITY ? 0.0f : ct_exp_of(k, *total.m - *part.m);
         *total.m = *part.m;
-    } else b = exp_of(k, *part.m - *total.m);
+    } else b = ct_exp_of(k, *part.m - *total.m);
     blend(total.l, part.l, 16, a, b);
     blend(total.o, part.o, d_v, a, b);
 }
@@ -189,7 +182,7 @@ static void finish(const attend_job *j, float *restrict out, float m, float *res
     for (size_t half = 8; half >= 1; half /= 2)
         for (size_t lane = 0; lane < half; lane++) l[lane] += l[lane + half];
     float sum = l[0];
-    if (j->attn->sinks != NULL) sum += exp_of(j->exec->k, j->attn->sinks[head] - m);
+    if (j->attn->sinks != NULL) sum += ct_exp_of(j->exec->k, j->attn->sinks[head] - m);
     for (size_t c = 0; c < j->kv->d_v; c++) out[c] = o[c] / sum;
 }
 

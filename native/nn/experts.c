@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "nn/experts.h"
+#include "nn/scratch.h"
 
 bool ct_experts_room_init(ct_experts_room *room, const ct_kernels *k, size_t n_tok, size_t n_experts, size_t n_used, size_t d, size_t n_ff,
                           size_t *n_bytes)
@@ -59,13 +60,6 @@ typedef struct job {
 
 /* ---- choosing ---- */
 
-static float exp_of(const ct_kernels *k, float x)
-{
-    float e, weighted;
-    k->softmax_stats(&x, 1, 0.0f, &e, &weighted);
-    return e;
-}
-
 /* Scores become probabilities, in place. */
 static void to_probabilities(const ct_kernels *k, const ct_experts *e, float *p)
 {
@@ -74,10 +68,10 @@ static void to_probabilities(const ct_kernels *k, const ct_experts *e, float *p)
     case CT_GATE_SOFTMAX:
         (void)k->max_index(p, e->n_experts, &max);
         k->softmax_stats(p, e->n_experts, max, &sum, &weighted);
-        for (size_t i = 0; i < e->n_experts; i++) p[i] = exp_of(k, p[i] - max) / sum;
+        for (size_t i = 0; i < e->n_experts; i++) p[i] = ct_exp_of(k, p[i] - max) / sum;
         break;
     case CT_GATE_SIGMOID:
-        for (size_t i = 0; i < e->n_experts; i++) p[i] = 1.0f / (1.0f + exp_of(k, -p[i]));
+        for (size_t i = 0; i < e->n_experts; i++) p[i] = 1.0f / (1.0f + ct_exp_of(k, -p[i]));
         break;
     case CT_GATE_SOFTMAX_CHOSEN: break;
     }
@@ -137,7 +131,7 @@ static void route_token(const job *j, size_t t)
         float max, weighted;
         (void)k->max_index(w, e->n_used, &max);
         k->softmax_stats(w, e->n_used, max, &sum, &weighted);
-        for (size_t i = 0; i < e->n_used; i++) w[i] = exp_of(k, w[i] - max) / sum;
+        for (size_t i = 0; i < e->n_used; i++) w[i] = ct_exp_of(k, w[i] - max) / sum;
     } else if (e->normalise) {
         for (size_t i = 0; i < e->n_used; i++) sum += w[i];
         if (sum < 0x1p-14f) sum = 0x1p-14f;
