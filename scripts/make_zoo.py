@@ -62,6 +62,7 @@ class Spec:
     transposed: tuple[str, ...] = ()  # parts of names of matrices stored [in, out]
     repack: Callable[[State, dict[str, Any]], None] | None = None  # changes tensors and config.json for the converter
     hparams: dict[str, Any] = field(default_factory=dict)  # what the converter wants to read in config.json beside the rest
+    window: int = 0  # sliding window written beside what the converter writes: it leaves out that of Mistral
     mxfp4: tuple[str, ...] = ()  # parts of names of tensors drawn from MXFP4's values
     salt: int = 0  # other random numbers, where the first led to a near tie between experts or to a norm of nearly nothing
     original_context: int = 0  # where short rotary factors end and long ones begin; 0: no such thing
@@ -254,6 +255,14 @@ MODELS: dict[str, Spec] = {
     "starcoder2": Spec(
         "starcoder2", base(rms_norm_eps=None, norm_epsilon=1e-5, tie_word_embeddings=True, hidden_act="gelu_pytorch_tanh"),
     ),
+    "starcoder2-window": Spec(
+        "starcoder2",
+        base(
+            rms_norm_eps=None, norm_epsilon=1e-5, sliding_window=WINDOW, hidden_act="gelu_pytorch_tanh",
+            num_key_value_heads=1,
+        ),
+        window=WINDOW,
+    ),
     "gpt2": Spec(
         "gpt2",
         {
@@ -314,6 +323,7 @@ MODELS: dict[str, Spec] = {
     "llama-rope3": Spec("llama", base(head_dim=32, num_attention_heads=4, rope_parameters=LLAMA3, tie_word_embeddings=True)),
     "llama-yarn": Spec("llama", base(rope_parameters=YARN, max_position_embeddings=256)),
     "mistral": Spec("mistral", base(head_dim=24, num_attention_heads=4, sliding_window=None)),
+    "mistral-window": Spec("mistral", base(sliding_window=WINDOW), window=WINDOW),
     "mixtral": Spec("mixtral", base(intermediate_size=64, num_local_experts=4, num_experts_per_tok=2)),
     "qwen3moe": Spec(
         "qwen3_moe",
@@ -364,6 +374,14 @@ MODELS: dict[str, Spec] = {
         hparams={"scoring_func": "sigmoid"},
         salt=2,
     ),
+    "moonlight": Spec(
+        "deepseek_v3",
+        deepseek(
+            num_hidden_layers=2, q_lora_rank=None, topk_method=None, n_group=1, topk_group=1, num_experts_per_tok=3,
+            norm_topk_prob=True, routed_scaling_factor=2.5, n_routed_experts=6,
+        ),
+        hparams={"scoring_func": "sigmoid"},
+    ),
     "lfm2": Spec(
         "lfm2",
         base(
@@ -376,6 +394,14 @@ MODELS: dict[str, Spec] = {
         {
             "vocab_size": N_VOCAB, "hidden_size": 64, "state_size": 16, "num_hidden_layers": 2, "time_step_rank": 16,
             "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
+        },
+    ),
+    "falcon-mamba": Spec(
+        "falcon_mamba",
+        {
+            "vocab_size": N_VOCAB, "hidden_size": 64, "state_size": 16, "num_hidden_layers": 2, "time_step_rank": 8,
+            "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2, "tie_word_embeddings": False,
+            "layer_norm_epsilon": 1e-6,  # as mixer_rms_eps, which GGUF has no key for
         },
     ),
     "mamba2": Spec(
@@ -499,6 +525,8 @@ def convert(directory: Path, out: Path, spec: Spec) -> None:
     def set_gguf_parameters(self: Any) -> None:
         self.hparams.update(spec.hparams)
         known.set_gguf_parameters(self)
+        if spec.window > 0:
+            self.gguf_writer.add_sliding_window(spec.window)
 
     def prepare_tensors(self: Any) -> None:
         self.hparams.update(spec.hparams)
