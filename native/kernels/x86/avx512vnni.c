@@ -1224,6 +1224,78 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
     }
 }
 
+/* ---- types without kernels of their own: 16 rows are decoded, 256 columns at a time, into L1 ---- */
+
+enum { DECODED_COLS = 256, DECODED_SUBS = DECODED_COLS / 16 };
+
+typedef struct decoded {
+    _Alignas(64) int8_t codes[TILE_ROWS][DECODED_COLS];
+    float d[TILE_ROWS][DECODED_SUBS], m[TILE_ROWS][DECODED_SUBS];
+} decoded;
+
+/* scale[r][g] of 16 rows -> out[g] */
+static ALWAYS_INLINE void scale_columns(float scale[TILE_ROWS][DECODED_SUBS], __m512i out[DECODED_SUBS])
+{
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) out[i] = _mm512_loadu_si512(scale[i]);
+    transpose_16x16(out);
+}
+
+static ALWAYS_INLINE void matvec_codes_of(float *y, const ct_type_info *info, const uint8_t *w, size_t row_bytes, const void *act,
+                                          size_t n_rows, size_t n_cols, const size_t sub_elems, const bool has_min)
+{
+    const __m512i bias = _mm512_set1_epi8(-128), zero = _mm512_setzero_si512();
+    decoded rows_of;
+    memset(&rows_of, 0, sizeof rows_of);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = n_cols - col < DECODED_COLS ? n_cols - col : DECODED_COLS;
+            const size_t at = col / info->block_elems * info->block_bytes;
+            __m512i d[DECODED_SUBS], m[DECODED_SUBS];
+            for (size_t i = 0; i < TILE_ROWS; i++) info->decode_codes(rows[i] + at, n, rows_of.codes[i], rows_of.d[i], rows_of.m[i]);
+            scale_columns(rows_of.d, d);
+            if (has_min) scale_columns(rows_of.m, m);
+            for (size_t j = 0; j < n; j += 64, q += 64, meta += 2) { /* 32 columns at the end: the activations are padded */
+                __m512i qv = _mm512_loadu_si512(q), start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, qv)), dot[4];
+                UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    __m512i p[4];
+                    UNROLL
+                    for (size_t k = 0; k < 4; k++)
+                        p[k] = _mm512_dpbusd_epi32(start, _mm512_xor_si512(_mm512_loadu_si512(rows_of.codes[4 * i + k] + j), bias), qv);
+                    dot[i] = reduce_4_rows_32(p);
+                }
+                transpose_lanes(dot);
+                for (size_t s = 0; s < 64 / sub_elems && j + s * sub_elems < n; s++) {
+                    const act_meta *at32 = meta + s * sub_elems / 32;
+                    const size_t g = j / sub_elems + s;
+                    __m512i sum = sub_elems == 16 ? dot[s] : _mm512_add_epi32(dot[2 * s], dot[2 * s + 1]);
+                    __m512 scale = _mm512_mul_ps(_mm512_castsi512_ps(d[g]), _mm512_set1_ps(at32->a));
+                    acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, acc);
+                    if (!has_min) continue;
+                    float a_sum = sub_elems == 16 ? at32->a_half[s % 2] : at32->a_sum;
+                    acc = _mm512_fmadd_ps(_mm512_castsi512_ps(m[g]), _mm512_set1_ps(a_sum), acc);
+                }
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_codes(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                         size_t n_cols)
+{
+    if (info->sub_elems == 32 && info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, true);
+    else if (info->sub_elems == 32) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, false);
+    else if (info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, true);
+    else matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, false);
+}
+
 /* ---- matrix x few tokens, straight from the blocks ------------------------------------------------------------------------
  * Between a vector and a panel: 16 rows are read side by side and their codes transposed once, in registers, for all tokens.
  * Nothing is written but the results, and each byte of weights is read once. */
@@ -1455,6 +1527,7 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .panel_bytes = panel_bytes,
         .pack_panel = pack_panel,
         .gemm_i8 = gemm_i8,
+        .matvec_codes = matvec_codes,
         .gemm_f32 = gemm_f32,
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,

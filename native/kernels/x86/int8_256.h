@@ -571,18 +571,24 @@ static ALWAYS_INLINE void reduce_8_rows_32(const __m256i p[8], __m256i dot[2])
     dot[1] = _mm256_permute2x128_si256(y[0], y[1], 0x31);
 }
 
-/* Sums of four neighbouring products of both pairs, for any codes; minus_128_sums: those of -128 and the activations. */
+/* Sums of four neighbouring products, for any codes. minus_128_sums: those of -128 and the activations, where there is vpdpbusd. */
+static ALWAYS_INLINE __m256i dot_signed(__m256i codes, __m256i q, __m256i minus_128_sums)
+{
+#if defined(__AVXVNNI__)
+    return dpbusd(minus_128_sums, _mm256_xor_si256(codes, _mm256_set1_epi8(-128)), q);
+#else
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(q, codes));
+    (void)minus_128_sums;
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+}
+
 static ALWAYS_INLINE __m256i dot_2_signed(__m256i c0, __m256i s0, __m256i c1, __m256i s1, __m256i minus_128_sums)
 {
 #if defined(__AVXVNNI__)
-    const __m256i bias = _mm256_set1_epi8(-128);
-    return dpbusd(dpbusd(minus_128_sums, _mm256_xor_si256(c0, bias), s0), _mm256_xor_si256(c1, bias), s1);
+    return dot_signed(c1, s1, dot_signed(c0, s0, minus_128_sums));
 #else
-    const __m256i ones = _mm256_set1_epi16(1);
-    __m256i p0 = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(c0), _mm256_sign_epi8(s0, c0)), ones);
-    __m256i p1 = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_abs_epi8(c1), _mm256_sign_epi8(s1, c1)), ones);
-    (void)minus_128_sums;
-    return _mm256_add_epi32(p0, p1);
+    return _mm256_add_epi32(dot_signed(c0, s0, minus_128_sums), dot_signed(c1, s1, minus_128_sums));
 #endif
 }
 
@@ -969,6 +975,64 @@ static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *a
     matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
 
+/* ---- types without kernels of their own: 8 rows are decoded, 256 columns at a time, into L1 ---------------------------------- */
+
+enum { DECODED_COLS = 256, DECODED_SUBS = DECODED_COLS / 16 };
+
+typedef struct decoded {
+    _Alignas(32) int8_t codes[TILE_ROWS][DECODED_COLS];
+    float d[TILE_ROWS][DECODED_SUBS], m[TILE_ROWS][DECODED_SUBS];
+} decoded;
+
+static ALWAYS_INLINE __m256 scale_column(float scale[TILE_ROWS][DECODED_SUBS], size_t g)
+{
+    return _mm256_setr_ps(scale[0][g], scale[1][g], scale[2][g], scale[3][g], scale[4][g], scale[5][g], scale[6][g], scale[7][g]);
+}
+
+static ALWAYS_INLINE void matvec_codes_of(float *y, const ct_type_info *info, const uint8_t *w, size_t row_bytes, const void *act,
+                                          size_t n_rows, size_t n_cols, const size_t sub_elems, const bool has_min)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    decoded rows_of;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = n_cols - col < DECODED_COLS ? n_cols - col : DECODED_COLS;
+            const size_t at = col / info->block_elems * info->block_bytes;
+            for (size_t i = 0; i < TILE_ROWS; i++) info->decode_codes(rows[i] + at, n, rows_of.codes[i], rows_of.d[i], rows_of.m[i]);
+            for (size_t j = 0; j < n; j += 32, q += 32, meta++) {
+                __m256i qv = load_256(q), start = zero, p[TILE_ROWS], dot[2];
+                if (HAVE_VNNI) start = _mm256_sub_epi32(zero, dpbusd(zero, _mm256_set1_epi8(-128), qv));
+                UNROLL
+                for (size_t i = 0; i < TILE_ROWS; i++) p[i] = dot_signed(load_256(rows_of.codes[i] + j), qv, start);
+                reduce_8_rows_32(p, dot);
+                if (sub_elems == 32) dot[0] = _mm256_add_epi32(dot[0], dot[1]);
+                for (size_t s = 0; s < 32 / sub_elems; s++) {
+                    const size_t g = j / sub_elems + s;
+                    acc = add_dot(acc, dot[s], scale_column(rows_of.d, g), meta);
+                    if (!has_min) continue;
+                    float a_sum = sub_elems == 16 ? meta->a_half[s] : meta->a_sum;
+                    acc = _mm256_fmadd_ps(scale_column(rows_of.m, g), _mm256_set1_ps(a_sum), acc);
+                }
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_codes(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                         size_t n_cols)
+{
+    if (info->sub_elems == 32 && info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, true);
+    else if (info->sub_elems == 32) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, false);
+    else if (info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, true);
+    else matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, false);
+}
+
 /* ---- unpacking the types of 256: scales 8 rows at a time ------------------------------------------------------------------ */
 
 /* Stores v for the rows of a tile that are there, zeros for the others. */
@@ -1056,6 +1120,7 @@ static void set_int8_kernels(ct_kernels *k)
     k->panel_bytes = panel_bytes;
     k->pack_panel = pack_panel;
     k->gemm_i8 = gemm_i8;
+    k->matvec_codes = matvec_codes;
     k->unpack[CT_Q4_0] = unpack_q4_0;
     k->unpack[CT_Q4_1] = unpack_q4_1;
     k->unpack[CT_Q5_0] = unpack_q5_0;
