@@ -5,6 +5,7 @@
  * d * code to be exact, so any order of the products gives gguf-py's floats. */
 #include "gguf/codes.h"
 #include "gguf/iq_grids.h"
+#include "gguf/iq_tables.h"
 
 /* ---- grids ---------------------------------------------------------------------------------------------------------- */
 
@@ -28,12 +29,12 @@
 #define POINT_IQ3_XXS(point) FOUR(LEVEL_IQ3_XXS, point),
 #define POINT_IQ3_S(point) FOUR(LEVEL_IQ3_S, point),
 
-static const uint64_t iq1_grid[2048] = {IQ1_GRID(POINT_IQ1)};
-static const uint64_t iq2_xxs_grid[256] = {IQ2_XXS_GRID(POINT_IQ2)};
-static const uint64_t iq2_xs_grid[512] = {IQ2_XS_GRID(POINT_IQ2)};
-static const uint64_t iq2_s_grid[1024] = {IQ2_S_GRID(POINT_IQ2)};
-static const uint32_t iq3_xxs_grid[256] = {IQ3_XXS_GRID(POINT_IQ3_XXS)};
-static const uint32_t iq3_s_grid[512] = {IQ3_S_GRID(POINT_IQ3_S)};
+const uint64_t ct_iq1_grid[2048] = {IQ1_GRID(POINT_IQ1)};
+const uint64_t ct_iq2_xxs_grid[256] = {IQ2_XXS_GRID(POINT_IQ2)};
+const uint64_t ct_iq2_xs_grid[512] = {IQ2_XS_GRID(POINT_IQ2)};
+const uint64_t ct_iq2_s_grid[1024] = {IQ2_S_GRID(POINT_IQ2)};
+const uint32_t ct_iq3_xxs_grid[256] = {IQ3_XXS_GRID(POINT_IQ3_XXS)};
+const uint32_t ct_iq3_s_grid[512] = {IQ3_S_GRID(POINT_IQ3_S)};
 
 /* ---- signs ---------------------------------------------------------------------------------------------------------- */
 
@@ -69,7 +70,7 @@ void ct_iq2_xxs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *
             uint32_t signs = load_u32(q + 4);
             *d++ = block_d * (0.5f + (float)(signs >> 28)) * 0.25f;
             for (size_t i = 0; i < 4; i++, codes += 8)
-                put_8(codes, negate(iq2_xxs_grid[q[i]], signs_of_7[signs >> 7 * i & 127]));
+                put_8(codes, negate(ct_iq2_xxs_grid[q[i]], signs_of_7[signs >> 7 * i & 127]));
         }
     }
 }
@@ -86,7 +87,7 @@ void ct_iq2_xs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d
             *d++ = block_d * (0.5f + (float)(p[66 + g / 2] >> 4 * (g % 2) & 15)) * 0.25f;
         for (const uint8_t *q = p + 2; q < p + 66; q += 2, codes += 8) {
             uint32_t v = load_u16(q);
-            put_8(codes, negate(iq2_xs_grid[v & 511], signs_of_7[v >> 9]));
+            put_8(codes, negate(ct_iq2_xs_grid[v & 511], signs_of_7[v >> 9]));
         }
     }
 }
@@ -104,7 +105,7 @@ void ct_iq2_s_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d,
         for (size_t i = 0; i < 32; i += 4) {
             uint32_t high = p[66 + i / 4];
             for (size_t k = i; k < i + 4; k++, codes += 8, high >>= 2)
-                put_8(codes, negate(iq2_s_grid[p[2 + k] | (high & 3) << 8], signs_of_8[p[34 + k]]));
+                put_8(codes, negate(ct_iq2_s_grid[p[2 + k] | (high & 3) << 8], signs_of_8[p[34 + k]]));
         }
     }
 }
@@ -123,7 +124,7 @@ void ct_iq3_xxs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *
             uint32_t signs = load_u32(p + 66 + 4 * g);
             *d++ = block_d * (0.5f + (float)(signs >> 28)) * 0.5f;
             for (size_t i = 0; i < 4; i++, q += 2, codes += 8) {
-                uint64_t bytes = iq3_xxs_grid[q[0]] | (uint64_t)iq3_xxs_grid[q[1]] << 32;
+                uint64_t bytes = ct_iq3_xxs_grid[q[0]] | (uint64_t)ct_iq3_xxs_grid[q[1]] << 32;
                 put_8(codes, negate(bytes, signs_of_7[signs >> 7 * i & 127]));
             }
         }
@@ -143,7 +144,7 @@ void ct_iq3_s_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d,
             uint32_t high = p[66 + i / 4];
             for (size_t k = i; k < i + 4; k++, codes += 8, high >>= 2) {
                 uint32_t first = p[2 + 2 * k] | (high & 1) << 8, second = p[3 + 2 * k] | (high & 2) << 7;
-                put_8(codes, negate(iq3_s_grid[first] | (uint64_t)iq3_s_grid[second] << 32, signs_of_8[p[74 + k]]));
+                put_8(codes, negate(ct_iq3_s_grid[first] | (uint64_t)ct_iq3_s_grid[second] << 32, signs_of_8[p[74 + k]]));
             }
         }
     }
@@ -152,7 +153,7 @@ void ct_iq3_s_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d,
 /* ---- IQ1 ------------------------------------------------------------------------------------------------------------ */
 
 /* Eight times a point of -1, 0, 1 plus 1/8 (`minus`: -1/8); grid bytes are 0, 8 or 16. */
-static inline uint64_t iq1_point(uint32_t index, uint32_t minus) { return less(iq1_grid[index], minus != 0 ? 9 : 7); }
+static inline uint64_t iq1_point(uint32_t index, uint32_t minus) { return less(ct_iq1_grid[index], minus != 0 ? 9 : 7); }
 
 /* { f16 d; u8 index[32]; u16 qh[8] }: d * (2*scale + 1) in sub-blocks of 32. An entry of qh has bits 8 to 10 of four indices,
  * lowest first, then three bits of scale and on top the sign of delta. */
