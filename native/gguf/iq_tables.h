@@ -11,4 +11,7 @@ extern const uint64_t ct_iq2_s_grid[1024];
 extern const uint32_t ct_iq3_xxs_grid[256];
 extern const uint32_t ct_iq3_s_grid[512];
 
+/* Seven sign bits, and an eighth such that the number of minus signs is even, as bytes: 1 is minus. */
+extern const uint64_t ct_iq_signs_of_7[128];
+
 #endif

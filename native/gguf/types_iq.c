@@ -51,7 +51,7 @@ const uint32_t ct_iq3_s_grid[512] = {IQ3_S_GRID(POINT_IQ3_S)};
 #define FROM_64(f, b) FROM_16(f, b), FROM_16(f, (b) + 16), FROM_16(f, (b) + 32), FROM_16(f, (b) + 48)
 
 static const uint64_t signs_of_8[256] = {FROM_64(SIGNS, 0), FROM_64(SIGNS, 64), FROM_64(SIGNS, 128), FROM_64(SIGNS, 192)};
-static const uint64_t signs_of_7[128] = {FROM_64(EVEN_SIGNS, 0), FROM_64(EVEN_SIGNS, 64)};
+const uint64_t ct_iq_signs_of_7[128] = {FROM_64(EVEN_SIGNS, 0), FROM_64(EVEN_SIGNS, 64)};
 
 /* Eight bytes from 1 to 127, those negated where `signs` has a 1: nothing carries from one byte into the next. */
 static inline uint64_t negate(uint64_t bytes, uint64_t signs) { return (bytes ^ ((signs << 8) - signs)) + signs; }
@@ -70,7 +70,7 @@ void ct_iq2_xxs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *
             uint32_t signs = load_u32(q + 4);
             *d++ = block_d * (0.5f + (float)(signs >> 28)) * 0.25f;
             for (size_t i = 0; i < 4; i++, codes += 8)
-                put_8(codes, negate(ct_iq2_xxs_grid[q[i]], signs_of_7[signs >> 7 * i & 127]));
+                put_8(codes, negate(ct_iq2_xxs_grid[q[i]], ct_iq_signs_of_7[signs >> 7 * i & 127]));
         }
     }
 }
@@ -87,7 +87,7 @@ void ct_iq2_xs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d
             *d++ = block_d * (0.5f + (float)(p[66 + g / 2] >> 4 * (g % 2) & 15)) * 0.25f;
         for (const uint8_t *q = p + 2; q < p + 66; q += 2, codes += 8) {
             uint32_t v = load_u16(q);
-            put_8(codes, negate(ct_iq2_xs_grid[v & 511], signs_of_7[v >> 9]));
+            put_8(codes, negate(ct_iq2_xs_grid[v & 511], ct_iq_signs_of_7[v >> 9]));
         }
     }
 }
@@ -125,7 +125,7 @@ void ct_iq3_xxs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *
             *d++ = block_d * (0.5f + (float)(signs >> 28)) * 0.5f;
             for (size_t i = 0; i < 4; i++, q += 2, codes += 8) {
                 uint64_t bytes = ct_iq3_xxs_grid[q[0]] | (uint64_t)ct_iq3_xxs_grid[q[1]] << 32;
-                put_8(codes, negate(bytes, signs_of_7[signs >> 7 * i & 127]));
+                put_8(codes, negate(bytes, ct_iq_signs_of_7[signs >> 7 * i & 127]));
             }
         }
     }

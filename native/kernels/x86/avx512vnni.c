@@ -1528,9 +1528,10 @@ static ALWAYS_INLINE void scales_of_bits(float d[DECODED_SUBS], float m[DECODED_
     case CT_TQ1_0: v = _mm512_set1_ps(one_f16(block + 52)); break;
     case CT_TQ2_0: v = _mm512_set1_ps(one_f16(block + 64)); break;
     case CT_NVFP4: { /* exponent and mantissa moved to where f16 has them, which is 2^7 away */
-        uint32_t e[4] = {0};
-        for (size_t b = 0; 64 * b < n; b++) e[b] = load_u32(block + 36 * b);
-        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)e);
+        __m128i bytes = _mm_cvtsi32_si128(load_i32(block));
+        if (n > 64) bytes = _mm_insert_epi32(bytes, load_i32(block + 36), 1);
+        if (n > 128) bytes = _mm_insert_epi32(bytes, load_i32(block + 72), 2);
+        if (n > 192) bytes = _mm_insert_epi32(bytes, load_i32(block + 108), 3);
         bytes = _mm_andnot_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x7f)), _mm_and_si128(bytes, _mm_set1_epi8(0x7f)));
         v = _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 7));
         block_d = _mm512_set1_ps(128.0f);
