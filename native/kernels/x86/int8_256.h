@@ -1068,11 +1068,25 @@ static ALWAYS_INLINE __m256i set_u64(const uint64_t v[4])
     return _mm256_set_epi64x((long long)v[3], (long long)v[2], (long long)v[1], (long long)v[0]);
 }
 
+/* v, for all that the compiler knows any number: it would put indices together in vectors, only to take them apart again. */
+static ALWAYS_INLINE uint64_t hidden(uint64_t v)
+{
+    __asm__("" : "+r"(v));
+    return v;
+}
+
+static ALWAYS_INLINE __m256i indices_of_8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
+
+static ALWAYS_INLINE __m256i points_of_4(const uint32_t *grid, __m256i indices)
+{
+    return _mm256_i32gather_epi32((const int *)(const void *)grid, indices, 4);
+}
+
 /* Codes + bias of elements 32b … 32b + 31 from `block` on; b < 8 is a constant for types of 256. Where signs are apart, *minus has
  * a 1 in the byte of each negative element, or bits that are zero where it is not. */
 static ALWAYS_INLINE __m256i codes_of_bits(const uint8_t *block, const size_t b, __m256i *minus, const ct_type type)
 {
-    uint64_t v[4], signs[4];
+    uint64_t v[4], signs[4], index;
     switch (type) {
     case CT_Q2_K:
     case CT_Q3_K:
@@ -1103,10 +1117,10 @@ static ALWAYS_INLINE __m256i codes_of_bits(const uint8_t *block, const size_t b,
         }
         break;
     case CT_IQ2_XS:
+        index = hidden(load_u64(block + 2 + 8 * b));
         for (size_t k = 0; k < 4; k++) {
-            uint32_t word = load_u16(block + 2 + 8 * b + 2 * k);
-            v[k] = ct_iq2_xs_grid[word & 511];
-            signs[k] = ct_iq_signs_of_7[word >> 9];
+            v[k] = ct_iq2_xs_grid[index >> 16 * k & 511];
+            signs[k] = ct_iq_signs_of_7[index >> (16 * k + 9) & 127];
         }
         break;
     case CT_IQ2_S:
@@ -1114,21 +1128,15 @@ static ALWAYS_INLINE __m256i codes_of_bits(const uint8_t *block, const size_t b,
         *minus = bits_to_16(load_u32(block + 34 + 4 * b));
         return set_u64(v);
     case CT_IQ3_XXS:
-        for (size_t k = 0; k < 4; k++) {
-            const uint8_t *index = block + 2 + 8 * b + 2 * k;
-            v[k] = ct_iq3_xxs_grid[index[0]] | (uint64_t)ct_iq3_xxs_grid[index[1]] << 32;
-            signs[k] = ct_iq_signs_of_7[load_u32(block + 66 + 4 * b) >> 7 * k & 127];
-        }
-        break;
-    case CT_IQ3_S:
-        for (size_t k = 0; k < 4; k++) {
-            const uint32_t high = block[66 + b];
-            const uint8_t *index = block + 2 + 8 * b + 2 * k;
-            uint64_t second = ct_iq3_s_grid[index[1] | (high << (7 - 2 * k) & 256)];
-            v[k] = ct_iq3_s_grid[index[0] | (high << (8 - 2 * k) & 256)] | second << 32;
-        }
+        for (size_t k = 0; k < 4; k++) signs[k] = ct_iq_signs_of_7[load_u32(block + 66 + 4 * b) >> 7 * k & 127];
+        *minus = set_u64(signs);
+        return points_of_4(ct_iq3_xxs_grid, indices_of_8(block + 2 + 8 * b));
+    case CT_IQ3_S: {
+        const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), high = _mm256_set1_epi32(block[66 + b]);
+        __m256i indices = _mm256_slli_epi32(_mm256_cmpeq_epi32(_mm256_and_si256(high, bit), bit), 31); /* 1 << 31 where it is set */
         *minus = bits_to_16(load_u32(block + 74 + 4 * b));
-        return set_u64(v);
+        return points_of_4(ct_iq3_s_grid, _mm256_or_si256(indices_of_8(block + 2 + 8 * b), _mm256_srli_epi32(indices, 23)));
+    }
     case CT_IQ1_S: { /* grid bytes are codes + 8; delta makes that + 7 or + 9 */
         const uint32_t high = load_u16(block + 34 + 2 * b);
         for (size_t k = 0; k < 4; k++) v[k] = ct_iq1_grid[block[2 + 4 * b + k] | (high >> 3 * k & 7) << 8];
@@ -1136,11 +1144,10 @@ static ALWAYS_INLINE __m256i codes_of_bits(const uint8_t *block, const size_t b,
     }
     case CT_IQ1_M: {
         const uint32_t high = load_u16(block + 32 + 2 * b);
-        for (size_t k = 0; k < 4; k++) {
-            v[k] = ct_iq1_grid[block[4 * b + k] | (high >> 4 * k & 7) << 8];
-            v[k] += (~high >> (4 * k + 3) & 1) * 0x0202020202020202;
-        }
-        return set_u64(v);
+        for (size_t k = 0; k < 4; k++) v[k] = ct_iq1_grid[block[4 * b + k] | (high >> 4 * k & 7) << 8];
+        __m256i signs_at = _mm256_setr_epi64x(0x0008, 0x0080, 0x0800, 0x8000); /* the top bits of nibbles */
+        __m256i plus = _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(high), signs_at), _mm256_setzero_si256());
+        return _mm256_add_epi8(set_u64(v), _mm256_and_si256(plus, _mm256_set1_epi8(2)));
     }
     default: { /* CT_NVFP4: 8 bytes are the low and the high nibbles of 8 + 8 elements */
         __m256i q = _mm256_castsi128_si256(load_128(block + b / 2 * 36 + 4 + b % 2 * 16));
