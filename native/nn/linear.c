@@ -87,6 +87,10 @@ static void integer_rows(const ct_exec *exec, const ct_group *in, size_t row, si
                                in->n_tok, next);
         return;
     }
+    if (k->matvec_codes != NULL && in->n_tok == 1) {
+        k->matvec_codes(y + row, w->info, w->data + row * w->row_bytes, w->row_bytes, in->act, n_rows, w->n_cols);
+        return;
+    }
     for (size_t done = 0; done < n_rows; done += k->panel_rows) {
         size_t n = ct_min_size(k->panel_rows, n_rows - done);
         make_panel(exec, w, row + done, n, scratch);

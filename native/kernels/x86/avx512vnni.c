@@ -3,6 +3,7 @@
  * Products of codes and activations use vpdpbusd, which multiplies unsigned by signed bytes: codes are made unsigned by adding a
  * constant, and what that adds to a dot product (constant * sum of the activations, known from their quantisation) is taken off
  * again in int32, so dot products stay exact. */
+#include "gguf/iq_tables.h"
 #include "kernels/x86/float_kernels.h"
 #include "kernels/recurrent_kernels.h"
 
@@ -1225,6 +1226,430 @@ static void matvec_q6_k(float *y, const void *w, size_t row_bytes, const void *a
     }
 }
 
+/* ---- types without kernels of their own: 16 rows are decoded, 256 columns at a time, into L1 ---- */
+
+enum { DECODED_COLS = 256, DECODED_SUBS = DECODED_COLS / 16 };
+
+typedef struct decoded {
+    _Alignas(64) int8_t codes[TILE_ROWS][DECODED_COLS];
+    float d[TILE_ROWS][DECODED_SUBS], m[TILE_ROWS][DECODED_SUBS];
+} decoded;
+
+/* scale[r][g] of 16 rows -> out[g] */
+static ALWAYS_INLINE void scale_columns(float scale[TILE_ROWS][DECODED_SUBS], __m512i out[DECODED_SUBS])
+{
+    UNROLL
+    for (size_t i = 0; i < TILE_ROWS; i++) out[i] = _mm512_loadu_si512(scale[i]);
+    transpose_16x16(out);
+}
+
+/* Adds 64 columns from `col` on: their dot products, lane s = elements 16s … 16s + 15, of rows 4i … 4i + 3 in dot[i]. */
+static ALWAYS_INLINE __m512 add_64(__m512 acc, __m512i dot[4], const __m512i d[DECODED_SUBS], const __m512i m[DECODED_SUBS], const act_meta *meta,
+                                   const size_t j, const size_t n, const size_t sub_elems, const bool has_min)
+{
+    transpose_lanes(dot);
+    UNROLL
+    for (size_t s = 0; s < 64 / sub_elems; s++) {
+        const act_meta *at = meta + s * sub_elems / 32;
+        const size_t g = 64 * j / sub_elems + s;
+        if (64 * j + s * sub_elems >= n) break;
+        __m512i sum = sub_elems == 16 ? dot[s] : _mm512_add_epi32(dot[2 * s], dot[2 * s + 1]);
+        acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(_mm512_castsi512_ps(d[g]), _mm512_set1_ps(at->a)), acc);
+        if (!has_min) continue;
+        acc = _mm512_fmadd_ps(_mm512_castsi512_ps(m[g]), _mm512_set1_ps(sub_elems == 16 ? at->a_half[s % 2] : at->a_sum), acc);
+    }
+    return acc;
+}
+
+static ALWAYS_INLINE void matvec_codes_of(float *y, const ct_type_info *info, const uint8_t *w, size_t row_bytes, const void *act,
+                                          size_t n_rows, size_t n_cols, const size_t sub_elems, const bool has_min)
+{
+    const __m512i bias = _mm512_set1_epi8(-128), zero = _mm512_setzero_si512();
+    decoded rows_of;
+    memset(&rows_of, 0, sizeof rows_of);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = n_cols - col < DECODED_COLS ? n_cols - col : DECODED_COLS;
+            const size_t at = col / info->block_elems * info->block_bytes;
+            __m512i d[DECODED_SUBS], m[DECODED_SUBS];
+            for (size_t i = 0; i < TILE_ROWS; i++) info->decode_codes(rows[i] + at, n, rows_of.codes[i], rows_of.d[i], rows_of.m[i]);
+            scale_columns(rows_of.d, d);
+            if (has_min) scale_columns(rows_of.m, m);
+            for (size_t j = 0; 64 * j < n; j++, q += 64, meta += 2) { /* 32 columns at the end: the activations are padded */
+                __m512i qv = _mm512_loadu_si512(q), start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, qv)), dot[4];
+                UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    __m512i p[4];
+                    UNROLL
+                    for (size_t k = 0; k < 4; k++) {
+                        __m512i v = _mm512_load_si512(rows_of.codes[4 * i + k] + 64 * j);
+                        p[k] = _mm512_dpbusd_epi32(start, _mm512_xor_si512(v, bias), qv);
+                    }
+                    dot[i] = reduce_4_rows_32(p);
+                }
+                acc = add_64(acc, dot, d, m, meta, j, n, sub_elems, has_min);
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_codes(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                         size_t n_cols)
+{
+    if (info->sub_elems == 32 && info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, true);
+    else if (info->sub_elems == 32) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, false);
+    else if (info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, true);
+    else matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, false);
+}
+
+/* ---- types of one to three bits: 64 codes of a row at a time, from shifts or by gathering points of grids ---- */
+
+/* What codes_of_bits adds to a code, and how the type's blocks lie. */
+typedef struct bits_shape {
+    size_t block_elems, block_bytes, sub_elems;
+    int bias;
+    bool has_min;
+    bool small; /* |code| <= 32: partial sums fit reduce_4_rows */
+} bits_shape;
+
+static ALWAYS_INLINE bits_shape bits_shape_of(const ct_type type)
+{
+    switch (type) {
+    case CT_Q2_K: return (bits_shape){256, 84, 16, 0, true, true};
+    case CT_Q3_K: return (bits_shape){256, 110, 16, 4, false, true};
+    case CT_IQ1_S: return (bits_shape){256, 50, 32, 9, false, true};
+    case CT_IQ1_M: return (bits_shape){256, 56, 16, 9, false, true};
+    case CT_IQ2_XXS: return (bits_shape){256, 66, 32, 128, false, false};
+    case CT_IQ2_XS: return (bits_shape){256, 74, 16, 128, false, false};
+    case CT_IQ2_S: return (bits_shape){256, 82, 16, 128, false, false};
+    case CT_IQ3_XXS: return (bits_shape){256, 98, 32, 128, false, false};
+    case CT_IQ3_S: return (bits_shape){256, 110, 32, 128, false, true};
+    case CT_TQ1_0: return (bits_shape){256, 54, 32, 1, false, true};
+    case CT_TQ2_0: return (bits_shape){256, 66, 32, 1, false, true};
+    case CT_NVFP4: return (bits_shape){64, 36, 16, 128, false, true};
+    case CT_Q1_0: return (bits_shape){128, 18, 32, 1, false, true};
+    default: return (bits_shape){64, 18, 32, 1, false, true}; /* CT_Q2_0 */
+    }
+}
+
+/* Eight times seven sign bits -> eight bytes of signs, of which an even number is minus. */
+static ALWAYS_INLINE uint64_t even_signs(uint64_t sevens)
+{
+    uint64_t parity = sevens ^ sevens >> 4;
+    parity ^= parity >> 2;
+    parity ^= parity >> 1;
+    return sevens | (parity & 0x0101010101010101) << 7;
+}
+
+/* The sign bits in two words of IQ2_XXS or IQ3_XXS. */
+static ALWAYS_INLINE uint64_t signs_of_words(const uint8_t *first, const uint8_t *second)
+{
+    uint64_t bits = (load_u32(first) & 0x0fffffff) | (uint64_t)(load_u32(second) & 0x0fffffff) << 28;
+    return even_signs(_pdep_u64(bits, 0x7f7f7f7f7f7f7f7f));
+}
+
+static ALWAYS_INLINE __m512i signed_codes(__m512i magnitudes, uint64_t minus) /* + 128 */
+{
+    const __m512i bias = _mm512_set1_epi8(-128);
+    return _mm512_mask_sub_epi8(_mm512_add_epi8(magnitudes, bias), minus, bias, magnitudes);
+}
+
+static ALWAYS_INLINE __m512i points_of_8(const uint64_t *grid, __m256i index) { return _mm512_i32gather_epi64(index, grid, 8); }
+
+/* Eight indices: bytes at p, above them the bytes of `high` */
+static ALWAYS_INLINE __m256i indices_of_8(const uint8_t *p, uint64_t high)
+{
+    __m128i low = _mm_loadl_epi64((const __m128i *)(const void *)p);
+    return _mm256_cvtepu16_epi32(_mm_unpacklo_epi8(low, _mm_cvtsi64_si128((long long)high)));
+}
+
+/* Codes + bias of elements 64j … 64j + 63 from `block` on; j < 4 is a constant for types of 256. */
+static ALWAYS_INLINE __m512i codes_of_bits(const uint8_t *block, const size_t j, const ct_type type)
+{
+    switch (type) {
+    case CT_Q2_K:
+    case CT_Q3_K:
+    case CT_TQ2_0: { /* runs 2j and 2j + 1 of 32 elements, of which 32 bytes hold four */
+        const long long s = (long long)(j % 2 * 4);
+        const uint8_t *p = block + (type == CT_Q2_K ? 16 : type == CT_Q3_K ? 32 : 0) + j / 2 * 32;
+        __m512i v = _mm512_srlv_epi64(broadcast_32_bytes(p), _mm512_setr_epi64(s, s, s, s, s + 2, s + 2, s + 2, s + 2));
+        v = _mm512_and_si512(v, _mm512_set1_epi8(3));
+        if (type != CT_Q3_K) return v;
+        const int r0 = (2 - (int)(2 * j)) & 31, r1 = (1 - (int)(2 * j)) & 31; /* brings bits 2j, 2j + 1 to bit 2 */
+        __m512i h = _mm512_rolv_epi32(broadcast_32_bytes(block), _mm512_setr_epi32(r0, r0, r0, r0, r0, r0, r0, r0, r1, r1, r1, r1, r1, r1, r1, r1));
+        return _mm512_ternarylogic_epi32(v, h, _mm512_set1_epi8(4), 0xf8); /* v | (h & 4) */
+    }
+    case CT_TQ1_0: { /* runs of 32 elements from 32 bytes, then of 16 from 16 bytes, then of 4 from 4; see tq1_0_codes of types.c */
+        const int p0 = j == 0 ? 1 : j == 1 ? 9 : j == 2 ? 81 : 9, p1 = j == 0 ? 1 : j == 1 ? 9 : j == 2 ? 81 : 27;
+        const int p2 = j == 0 ? 3 : j == 1 ? 27 : j == 2 ? 1 : 81, p3 = j == 1 ? 27 : 3;
+        const __m128i last = j == 3 ? _mm_setr_epi16(1, 1, 3, 3, 9, 9, 27, 27) : _mm_set1_epi16((short)p3);
+        __m512i power = _mm512_mask_set1_epi16(_mm512_set1_epi16((short)p0), 0x0000ff00, (short)p1);
+        power = _mm512_inserti32x4(_mm512_mask_set1_epi16(power, 0x00ff0000, (short)p2), last, 3);
+        __m512i v = j < 3 ? broadcast_32_bytes(block) : broadcast_16_bytes(block + 32);
+        if (j == 2) v = _mm512_mask_mov_epi64(v, 0xf0, broadcast_16_bytes(block + 32));
+        if (j == 3) v = _mm512_mask_set1_epi32(v, 0xf000, (int)load_u32(block + 48));
+        /* the byte times the power, modulo 256, in the upper half of a word; times 3, what goes beyond is the digit */
+        const __m512i three = _mm512_set1_epi16(3);
+        __m512i even = _mm512_mulhi_epu16(_mm512_slli_epi16(_mm512_mullo_epi16(v, power), 8), three);
+        __m512i odd = _mm512_mullo_epi16(_mm512_and_si512(v, _mm512_set1_epi16((short)0xff00)), power);
+        return _mm512_or_si512(even, _mm512_slli_epi16(_mm512_mulhi_epu16(odd, three), 8));
+    }
+    case CT_IQ2_XXS: {
+        const uint8_t *p = block + 2 + 16 * j;
+        const __m128i indices = _mm_setr_epi8(0, 1, 2, 3, 8, 9, 10, 11, -1, -1, -1, -1, -1, -1, -1, -1);
+        __m128i index = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(const void *)p), indices);
+        return signed_codes(points_of_8(ct_iq2_xxs_grid, _mm256_cvtepu8_epi32(index)), signs_of_words(p + 4, p + 12));
+    }
+    case CT_IQ2_XS: {
+        __m128i v = _mm_loadu_si128((const __m128i *)(const void *)(block + 2 + 16 * j)), seven = _mm_srli_epi16(v, 9);
+        __m256i index = _mm256_cvtepu16_epi32(_mm_and_si128(v, _mm_set1_epi16(511)));
+        uint64_t signs = even_signs((uint64_t)_mm_cvtsi128_si64(_mm_packus_epi16(seven, seven)));
+        return signed_codes(points_of_8(ct_iq2_xs_grid, index), signs);
+    }
+    case CT_IQ2_S: {
+        uint64_t high = _pdep_u64(load_u16(block + 66 + 2 * j), 0x0303030303030303);
+        return signed_codes(points_of_8(ct_iq2_s_grid, indices_of_8(block + 2 + 8 * j, high)), load_u64(block + 34 + 8 * j));
+    }
+    case CT_IQ3_XXS:
+    case CT_IQ3_S: {
+        __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(block + 2 + 16 * j)));
+        if (type == CT_IQ3_XXS)
+            return signed_codes(_mm512_i32gather_epi32(index, ct_iq3_xxs_grid, 4), signs_of_words(block + 66 + 8 * j, block + 70 + 8 * j));
+        index = _mm512_mask_or_epi32(index, load_u16(block + 66 + 2 * j), index, _mm512_set1_epi32(256));
+        return signed_codes(_mm512_i32gather_epi32(index, ct_iq3_s_grid, 4), load_u64(block + 74 + 8 * j));
+    }
+    case CT_IQ1_S:
+    case CT_IQ1_M: { /* grid bytes are codes + 8; delta makes that + 7 or + 9 */
+        uint64_t high, minus;
+        if (type == CT_IQ1_S) {
+            uint32_t h = load_u32(block + 34 + 4 * j);
+            high = _pdep_u64((h & 0xfff) | (h >> 16 & 0xfff) << 12, 0x0707070707070707);
+            minus = (h & 0x8000 ? 0xffffffff : 0) | (h >> 31 ? 0xffffffff00000000 : 0);
+        } else {
+            uint32_t h = load_u32(block + 32 + 4 * j);
+            high = _pdep_u64(_pext_u32(h, 0x77777777), 0x0707070707070707);
+            minus = _pdep_u64(_pext_u32(h, 0x88888888), 0x0101010101010101) * 255;
+        }
+        __m512i v = points_of_8(ct_iq1_grid, indices_of_8(block + (type == CT_IQ1_S ? 2 : 0) + 8 * j, high));
+        return _mm512_mask_add_epi8(v, ~minus, v, _mm512_set1_epi8(2));
+    }
+    case CT_NVFP4: { /* 8 bytes are the low and the high nibbles of 8 + 8 elements */
+        __m512i v = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(block + 36 * j + 4)));
+        v = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), v);
+        v = _mm512_srlv_epi64(v, _mm512_setr_epi64(0, 4, 0, 4, 0, 4, 0, 4));
+        return _mm512_shuffle_epi8(level_table(CT_MXFP4), _mm512_and_si512(v, _mm512_set1_epi8(15)));
+    }
+    case CT_Q1_0: return _mm512_maskz_set1_epi8(load_u64(block + j / 2 * 18 + 2 + j % 2 * 8), 2);
+    default: { /* CT_Q2_0: each byte four times, shifted by 0, 2, 4 and 6 */
+        const __m512i from = _mm512_setr_epi32(0, 0x01010101, 0x02020202, 0x03030303, 0x04040404, 0x05050505, 0x06060606, 0x07070707, 0x08080808,
+                                               0x09090909, 0x0a0a0a0a, 0x0b0b0b0b, 0x0c0c0c0c, 0x0d0d0d0d, 0x0e0e0e0e, 0x0f0f0f0f);
+        __m512i v = _mm512_shuffle_epi8(broadcast_16_bytes(block + 18 * j + 2), from);
+        v = _mm512_mask_srli_epi16(v, 0xaaaaaaaa, v, 4);
+        v = _mm512_ternarylogic_epi32(_mm512_set1_epi16(255), v, _mm512_srli_epi16(v, 2), 0xca); /* the odd bytes from the third */
+        return _mm512_and_si512(v, _mm512_set1_epi8(3));
+    }
+    }
+}
+
+static ALWAYS_INLINE float one_f16(const uint8_t *p) { return _cvtsh_ss(load_u16(p)); }
+
+/* d and m of the sub-blocks of n <= 256 columns of a row, as many as there are, then anything */
+static ALWAYS_INLINE void scales_of_bits(float d[DECODED_SUBS], float m[DECODED_SUBS], const uint8_t *block, size_t n, const ct_type type)
+{
+    const __m128i low = _mm_set1_epi8(15);
+    const __m512 half = _mm512_set1_ps(0.5f), one = _mm512_set1_ps(1.0f);
+    __m512 v, block_d = one;
+    switch (type) {
+    case CT_Q2_K: {
+        __m128i s = _mm_loadu_si128((const __m128i *)(const void *)block);
+        __m512 mins = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(_mm_srli_epi16(s, 4), low)));
+        _mm512_storeu_ps(m, v_neg(_mm512_mul_ps(_mm512_set1_ps(one_f16(block + 82)), mins)));
+        block_d = _mm512_set1_ps(one_f16(block + 80));
+        v = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(s, low)));
+        break;
+    }
+    case CT_Q3_K: {
+        __m128i s = _mm_set1_epi64x((long long)load_u64(block + 96)), h = _mm_set1_epi32((int)load_u32(block + 104));
+        s = _mm_and_si128(_mm_srlv_epi64(s, _mm_set_epi64x(4, 0)), low);
+        h = _mm_and_si128(_mm_srlv_epi32(h, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
+        s = _mm_sub_epi8(_mm_or_si128(s, _mm_slli_epi16(h, 4)), _mm_set1_epi8(32));
+        block_d = _mm512_set1_ps(one_f16(block + 108));
+        v = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(s));
+        break;
+    }
+    case CT_IQ1_S: {
+        __m512i s = _mm512_cvtepu16_epi32(_mm256_zextsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)(block + 34))));
+        s = _mm512_and_si512(_mm512_srli_epi32(s, 11), _mm512_set1_epi32(14)); /* twice the scale */
+        block_d = _mm512_set1_ps(one_f16(block) * 0.125f);
+        v = _mm512_add_ps(_mm512_cvtepi32_ps(s), one);
+        break;
+    }
+    case CT_IQ1_M: {
+        const uint64_t words = load_u64(block + 48), threes = _pext_u64(words, 0x0fff0fff0fff0fff); /* 16 scales of three bits */
+        __m128i bytes = _mm_set_epi64x((long long)_pdep_u64(threes >> 24, 0x0707070707070707), (long long)_pdep_u64(threes, 0x0707070707070707));
+        __m512i s = _mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes), 1);
+        block_d = _mm512_set1_ps(_cvtsh_ss((uint16_t)_pext_u64(words, 0xf000f000f000f000)) * 0.125f);
+        v = _mm512_add_ps(_mm512_cvtepi32_ps(s), one);
+        break;
+    }
+    case CT_IQ2_XXS: {
+        const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 1, 3, 5, 7, 9, 11, 13, 15);
+        __m512i s = _mm512_srli_epi32(_mm512_permutexvar_epi32(odd, _mm512_loadu_si512(block + 2)), 28);
+        block_d = _mm512_set1_ps(one_f16(block) * 0.25f);
+        v = _mm512_add_ps(_mm512_cvtepi32_ps(s), half);
+        break;
+    }
+    case CT_IQ2_XS:
+    case CT_IQ2_S: {
+        __m128i s = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)(const void *)(block + (type == CT_IQ2_XS ? 66 : 74))));
+        s = _mm_and_si128(_mm_or_si128(s, _mm_slli_epi16(s, 4)), low);
+        block_d = _mm512_set1_ps(one_f16(block) * 0.25f);
+        v = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(s)), half);
+        break;
+    }
+    case CT_IQ3_XXS: {
+        __m512i s = _mm512_zextsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)(block + 66)));
+        block_d = _mm512_set1_ps(one_f16(block) * 0.5f);
+        v = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_srli_epi32(s, 28)), half);
+        break;
+    }
+    case CT_IQ3_S: {
+        __m128i s = _mm_cvtepu8_epi16(_mm_cvtsi32_si128(load_i32(block + 106)));
+        s = _mm_and_si128(_mm_or_si128(s, _mm_slli_epi16(s, 4)), low);
+        block_d = _mm512_set1_ps(one_f16(block));
+        v = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(s), 1)), one);
+        break;
+    }
+    case CT_TQ1_0: v = _mm512_set1_ps(one_f16(block + 52)); break;
+    case CT_TQ2_0: v = _mm512_set1_ps(one_f16(block + 64)); break;
+    case CT_NVFP4: { /* exponent and mantissa moved to where f16 has them, which is 2^7 away */
+        __m128i bytes = _mm_cvtsi32_si128(load_i32(block));
+        if (n > 64) bytes = _mm_insert_epi32(bytes, load_i32(block + 36), 1);
+        if (n > 128) bytes = _mm_insert_epi32(bytes, load_i32(block + 72), 2);
+        if (n > 192) bytes = _mm_insert_epi32(bytes, load_i32(block + 108), 3);
+        bytes = _mm_andnot_si128(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(0x7f)), _mm_and_si128(bytes, _mm_set1_epi8(0x7f)));
+        v = _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 7));
+        block_d = _mm512_set1_ps(128.0f);
+        break;
+    }
+    case CT_Q1_0: {
+        float second = n > 128 ? one_f16(block + 18) : 0.0f;
+        v = _mm512_mask_mov_ps(_mm512_set1_ps(one_f16(block)), 0xfff0, _mm512_set1_ps(second));
+        break;
+    }
+    default: { /* CT_Q2_0 */
+        v = one;
+        for (size_t b = 0; 64 * b < n; b++) d[2 * b] = d[2 * b + 1] = one_f16(block + 18 * b);
+        return;
+    }
+    }
+    _mm512_storeu_ps(d, _mm512_mul_ps(block_d, v));
+}
+
+static ALWAYS_INLINE void matvec_bits(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                      const void *next, const ct_type type)
+{
+    const bits_shape shape = bits_shape_of(type);
+    const __m512i bias = _mm512_set1_epi8((char)shape.bias), zero = _mm512_setzero_si512();
+    const stream in = stream_of(w, row_bytes, n_rows, next);
+    float scale_d[TILE_ROWS][DECODED_SUBS] = {{0}}, scale_m[TILE_ROWS][DECODED_SUBS] = {{0}};
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m512 acc = _mm512_setzero_ps();
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = shape.block_elems == 256 || n_cols - col >= DECODED_COLS ? DECODED_COLS : n_cols - col;
+            const size_t pos = col / shape.block_elems * shape.block_bytes;
+            __m512i d[DECODED_SUBS], m[DECODED_SUBS];
+            for (size_t i = 0; i < TILE_ROWS; i++) scales_of_bits(scale_d[i], scale_m[i], rows[i] + pos, n, type);
+            scale_columns(scale_d, d);
+            if (shape.has_min) scale_columns(scale_m, m);
+            UNROLL
+            for (size_t j = 0; j < 4; j++) {
+                if (64 * j >= n) break;
+                __m512i qv = _mm512_loadu_si512(q + 64 * j), start = zero, dot[4];
+                const size_t step_bytes = TILE_ROWS * shape.block_bytes * 64 / shape.block_elems;
+                if (shape.bias != 0) start = _mm512_sub_epi32(zero, _mm512_dpbusd_epi32(zero, bias, qv));
+                UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    __m512i p[4];
+                    UNROLL
+                    for (size_t k = 0; k < 4; k++) {
+                        p[k] = _mm512_dpbusd_epi32(start, codes_of_bits(rows[4 * i + k] + pos, j, type), qv);
+                        prefetch_part(group_ahead + TILE_ROWS * pos + j * step_bytes, step_bytes, 4 * i + k, TILE_ROWS);
+                    }
+                    dot[i] = shape.small ? reduce_4_rows(p) : reduce_4_rows_32(p);
+                }
+                acc = add_64(acc, dot, d, m, meta + 2 * j, j, n, shape.sub_elems, shape.has_min);
+            }
+            q += DECODED_COLS;
+            meta += DECODED_COLS / 32;
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static ALWAYS_INLINE void unpack_bits(uint8_t *panel, const uint8_t *w, size_t row_bytes, size_t n_rows, size_t n_cols, const ct_type type)
+{
+    const bits_shape shape = bits_shape_of(type);
+    const __m512i add = _mm512_set1_epi8((char)(128 - shape.bias));
+    float scale_d[TILE_ROWS][DECODED_SUBS] = {{0}}, scale_m[TILE_ROWS][DECODED_SUBS] = {{0}};
+    for (size_t tile = 0; tile < 2 && n_rows > 0; tile++) {
+        const size_t from = n_rows > tile * TILE_ROWS ? tile * TILE_ROWS : 0;
+        const __mmask16 there = rows_there(tile == 0 || from > 0 ? n_rows - from : 0);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + from * row_bytes, row_bytes, n_rows - from);
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = shape.block_elems == 256 || n_cols - col >= DECODED_COLS ? DECODED_COLS : n_cols - col;
+            const size_t pos = col / shape.block_elems * shape.block_bytes, n_subs = n / shape.sub_elems, g0 = col / shape.sub_elems;
+            __m512i d[DECODED_SUBS], m[DECODED_SUBS];
+            for (size_t i = 0; i < TILE_ROWS; i++) scales_of_bits(scale_d[i], scale_m[i], rows[i] + pos, n, type);
+            scale_columns(scale_d, d);
+            if (shape.has_min) scale_columns(scale_m, m);
+            UNROLL
+            for (size_t g = 0; g < DECODED_SUBS; g++) {
+                if (g >= n_subs) break;
+                store_scales(panel, tile, g0 + g, _mm512_castsi512_ps(d[g]), 0, there, shape.sub_elems, shape.has_min);
+                if (shape.has_min) store_scales(panel, tile, g0 + g, _mm512_castsi512_ps(m[g]), 1, there, shape.sub_elems, true);
+            }
+            UNROLL
+            for (size_t j = 0; j < 4; j++) {
+                __m512i v[TILE_ROWS];
+                if (64 * j >= n) break;
+                UNROLL
+                for (size_t i = 0; i < TILE_ROWS; i++) v[i] = _mm512_add_epi8(codes_of_bits(rows[i] + pos, j, type), add);
+                store_codes(panel, tile, col + 64 * j, 64, v, shape.sub_elems, shape.has_min);
+            }
+        }
+    }
+}
+
+#define BITS_KERNELS(type)                                                                                                          \
+    static void matvec_##type(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,             \
+                              const void *next)                                                                                     \
+    {                                                                                                                               \
+        matvec_bits(y, w, row_bytes, act, n_rows, n_cols, next, type);                                                              \
+    }                                                                                                                               \
+    static void unpack_##type(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)                           \
+    {                                                                                                                               \
+        unpack_bits(panel, w, row_bytes, n_rows, n_cols, type);                                                                     \
+    }
+#define SET_BITS_KERNELS(type) k->matvec[type] = matvec_##type, k->unpack[type] = unpack_##type;
+#define BITS_TYPES(X)                                                                                                         \
+    X(CT_Q2_K) X(CT_Q3_K) X(CT_IQ1_S) X(CT_IQ1_M) X(CT_IQ2_XXS) X(CT_IQ2_XS) X(CT_IQ2_S) X(CT_IQ3_XXS) X(CT_IQ3_S) X(CT_TQ1_0) \
+    X(CT_TQ2_0) X(CT_NVFP4) X(CT_Q1_0) X(CT_Q2_0)
+
+BITS_TYPES(BITS_KERNELS)
+
 /* ---- matrix x few tokens, straight from the blocks ------------------------------------------------------------------------
  * Between a vector and a panel: 16 rows are read side by side and their codes transposed once, in registers, for all tokens.
  * Nothing is written but the results, and each byte of weights is read once. */
@@ -1456,6 +1881,7 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
         .panel_bytes = panel_bytes,
         .pack_panel = pack_panel,
         .gemm_i8 = gemm_i8,
+        .matvec_codes = matvec_codes,
         .gemm_f32 = gemm_f32,
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,
@@ -1522,4 +1948,5 @@ void ct_kernels_init_avx512vnni(ct_kernels *k)
     k->matvec[CT_IQ4_NL] = matvec_iq4_nl;
     k->matvec[CT_IQ4_XS] = matvec_iq4_xs;
     k->matvec[CT_MXFP4] = matvec_mxfp4;
+    BITS_TYPES(SET_BITS_KERNELS)
 }
