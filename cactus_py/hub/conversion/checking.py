@@ -23,7 +23,7 @@ def check(result: Conversion, source: Path) -> list[str]:
     engine = importlib.import_module("cactus_py.engine")
     try:
         model = engine.Model.load(result.path, threads=None, context=64)
-    except UnsupportedModelError as error:
+    except (UnsupportedModelError, EngineError) as error:  # not this engine's, or none is installed
         return [f"Not checked by running it: {_sentence(error)}"]
     except CactusError as error:
         raise EngineError(f"{result.path} was written, but the engine refuses it: {error}") from error

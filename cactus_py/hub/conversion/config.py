@@ -65,11 +65,14 @@ class Config:
 
     @property
     def n_heads(self) -> int:
-        return max(1, self.whole("num_attention_heads", "n_head", "n_heads"))
+        n_heads = self.whole("num_attention_heads", "n_head", "n_heads")
+        if n_heads == 0:
+            raise ModelFormatError("config.json has 0 for 'num_attention_heads', which must be at least 1.")
+        return n_heads
 
     @property
     def n_kv_heads(self) -> int:
-        return max(1, self.maybe_whole("num_key_value_heads", "n_kv_heads") or self.n_heads)
+        return self.maybe_whole("num_key_value_heads", "n_kv_heads") or self.n_heads
 
     @property
     def width(self) -> int:

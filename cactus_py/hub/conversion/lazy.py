@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_BLOCK_BYTES = 16 << 20
+_BLOCK_BYTES = 4 << 20  # an encoder makes several arrays of this size
 
 Floats = NDArray[np.float32]
 
