@@ -40,25 +40,68 @@ SCALE_OFFSETS: dict[str, tuple[int, ...]] = {
     "Q5_K": (0, 2),
     "Q6_K": (208,),
     "TQ2_0": (64,),
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "IQ4_XS": (0,),
+    "IQ2_XXS": (0,),
+    "IQ2_XS": (0,),
+    "IQ2_S": (0,),
+    "IQ3_XXS": (0,),
+    "IQ3_S": (0,),
+    "IQ1_S": (0,),
+    "IQ1_M": (),
+    "TQ1_0": (52,),
+    "MXFP4": (),
+    "NVFP4": (),
+    "Q1_0": (0,),
+    "Q2_0": (0,),
 }
 
+# Types that gguf-py 0.19 does not decode: elements and bytes per block, bits per element, lowest first, and the code of bits 0.
+# Layout and meaning: block_q1_0, block_q2_0 and their dequantisation in ggml.
+BIT_TYPES = {"Q1_0": (128, 18, 1, -1, 2), "Q2_0": (64, 18, 2, -1, 1)}
+NUMBERS = {"Q1_0": 41, "Q2_0": 42}
 
-def random_rows(qtype: GGMLQuantizationType, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+
+def random_rows(name: str, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Rows of random blocks, uint8 [N_RANDOM_ROWS, bytes per row]. Scales: finite, of either sign, from subnormal to 100."""
-    block_elems, block_bytes = GGML_QUANT_SIZES[qtype]
+    block_elems, block_bytes = BIT_TYPES[name][:2] if name in BIT_TYPES else GGML_QUANT_SIZES[GGMLQuantizationType[name]]
     n_blocks = N_RANDOM_ROWS * N_COLS // block_elems
     blocks = rng.integers(0, 256, (n_blocks, block_bytes), dtype=np.uint8)
-    for offset in SCALE_OFFSETS[qtype.name]:
+    for offset in SCALE_OFFSETS[name]:
         scales = (rng.choice([-1.0, 1.0], n_blocks) * 10.0 ** rng.uniform(-7.5, 2.0, n_blocks)).astype(np.float32)
-        halves = (scales.view(np.uint32) >> 16).astype(np.uint16) if qtype.name == "BF16" else scales.astype(np.float16)
+        halves = (scales.view(np.uint32) >> 16).astype(np.uint16) if name == "BF16" else scales.astype(np.float16)
         blocks[:, offset : offset + 2] = halves.view(np.uint8).reshape(n_blocks, 2)
+    if name == "MXFP4":
+        blocks[:, 0] %= 251  # 2^(e - 127) * 6 is still finite
+    if name == "IQ1_M":
+        blocks[:, 55] &= 0xBF  # so is a half with one bit of its exponent missing
     return blocks.reshape(N_RANDOM_ROWS, -1)
+
+
+def bit_values(name: str, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The values of rows of one of BIT_TYPES, float32 [rows, N_COLS]."""
+    _, block_bytes, n_bits, lowest, step = BIT_TYPES[name]
+    blocks = raw.reshape(-1, block_bytes)
+    d = blocks[:, :2].copy().view(np.float16).astype(np.float32)
+    shifts = np.arange(0, 8, n_bits, dtype=np.uint8)
+    bits = (blocks[:, 2:, np.newaxis] >> shifts & np.uint8(2**n_bits - 1)).reshape(len(blocks), -1)
+    values: npt.NDArray[np.float32] = d * (lowest + step * bits.astype(np.float32))
+    return values.reshape(-1, N_COLS)
+
+
+def write_rows(name: str, number: int, raw: npt.NDArray[np.uint8], values: npt.NDArray[np.float32], out: Path) -> None:
+    header = b"CTDQ" + struct.pack("<4I", number, raw.shape[0], N_COLS, raw.shape[1])
+    (out / f"{name}.bin").write_bytes(header + raw.tobytes() + values.astype("<f4").tobytes())
 
 
 def write_vectors(name: str, vectors: Path, out: Path, rng: np.random.Generator) -> None:
     """Writes one file. Raises ValueError where the npz and gguf-py disagree."""
+    raw = random_rows(name, rng)
+    if name in BIT_TYPES:
+        write_rows(name, NUMBERS[name], raw, bit_values(name, raw), out)
+        return
     qtype = GGMLQuantizationType[name]
-    raw = random_rows(qtype, rng)
     npz = vectors / f"{name}.npz"
     if npz.exists():
         with np.load(npz) as given:
@@ -68,9 +111,7 @@ def write_vectors(name: str, vectors: Path, out: Path, rng: np.random.Generator)
             if not same.all():
                 raise ValueError(f"{npz}: gguf-py gives other values for {int((~same).sum())} elements")
             raw = np.concatenate([given["raw"], raw])
-    values = dequantize(raw, qtype).astype("<f4")
-    header = b"CTDQ" + struct.pack("<4I", int(qtype), raw.shape[0], N_COLS, raw.shape[1])
-    (out / f"{name}.bin").write_bytes(header + raw.tobytes() + values.tobytes())
+    write_rows(name, int(qtype), raw, dequantize(raw, qtype), out)
 
 
 def main() -> None:

@@ -20,8 +20,6 @@ from gguf.quants import quantize
 
 # gguf-py can make values of these; the other types get rows of zero bytes.
 QUANTISED = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ2_0")
-# Newer than the reader.
-LEFT_OUT = ("NVFP4", "Q1_0")
 N_COLS = 256
 
 
@@ -52,8 +50,6 @@ def write_sample(path: Path) -> None:
     rows = np.linspace(-1.0, 1.0, N_COLS, dtype=np.float32).reshape(1, N_COLS)
     for qtype in GGMLQuantizationType:
         block_elems, block_bytes = GGML_QUANT_SIZES[qtype]
-        if qtype.name in LEFT_OUT:
-            continue
         raw = np.zeros((1, N_COLS // block_elems * block_bytes), dtype=np.uint8)
         if qtype.name in QUANTISED:
             raw = np.ascontiguousarray(quantize(rows, qtype)).view(np.uint8)

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "core/core.h"
-#include "gguf/types.h"
+#include "gguf/codes.h"
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "weights are read in place: this needs a little-endian machine"
@@ -45,15 +45,6 @@ uint16_t ct_f32_to_f16(float f)
 }
 
 /* ---- plain types ---------------------------------------------------------------------------------------------------- */
-
-static uint16_t load_u16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static float load_f16(const uint8_t *p) { return ct_f16_to_f32(load_u16(p)); }
 
 static void f32_f32(const void *blocks, size_t n_elems, float *out)
 {
@@ -147,18 +138,98 @@ static void q8_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float 
     }
 }
 
-/* { f16 d; u8 qs[16] }: d * level[q], levels that follow the normal distribution */
+/* Levels that follow the normal distribution: IQ4_NL and IQ4_XS. */
+static const int8_t iq4_level[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+
+/* Floats of four bits (E2M1), doubled: MXFP4 and NVFP4. */
+static const int8_t fp4_level[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+
+/* n bytes: the codes of the low halves, then those of the high ones */
+static void look_up(const int8_t level[16], const uint8_t *q, size_t n, int8_t *codes)
+{
+    for (size_t k = 0; k < n; k++) {
+        codes[k] = level[q[k] & 15];
+        codes[n + k] = level[q[k] >> 4];
+    }
+}
+
+/* { f16 d; u8 qs[16] }: d * level[q] */
 static void iq4_nl_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
 {
-    static const int8_t level[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     const uint8_t *p = blocks;
     (void)m;
     for (size_t b = 0; b < n_elems / 32; b++, p += 18, codes += 32) {
         d[b] = load_f16(p);
-        for (size_t k = 0; k < 16; k++) {
-            codes[k] = level[p[2 + k] & 15];
-            codes[16 + k] = level[p[2 + k] >> 4];
+        look_up(iq4_level, p + 2, 16, codes);
+    }
+}
+
+/* Half of 2^(e - 127), as the levels are doubled. */
+static float load_e8m0_half(const uint8_t *p)
+{
+    union { uint32_t u; float f; } v = {.u = *p < 2 ? 0x00200000u << *p : (*p - 1u) << 23};
+    return v.f;
+}
+
+/* { u8 e; u8 qs[16] }: 2^(e - 127) * level[q] / 2 */
+static void mxfp4_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 32; b++, p += 17, codes += 32) {
+        d[b] = load_e8m0_half(p);
+        look_up(fp4_level, p + 1, 16, codes);
+    }
+}
+
+/* ---- blocks of 64 and 128 ------------------------------------------------------------------------------------------- */
+
+/* Half of a float of eight bits without sign (UE4M3); 0x7f, which would be NaN, counts as 0, and the upper bit as nothing. */
+static float load_ue4m3_half(const uint8_t *p)
+{
+    union { uint32_t u; float f; } v;
+    uint32_t exponent = *p >> 3 & 15, mantissa = *p & 7;
+    if (*p == 0x7f) return 0.0f;
+    if (exponent == 0) return (float)mantissa * 0x1p-10f;
+    v.u = (exponent + 127 - 8) << 23 | mantissa << 20;
+    return v.f;
+}
+
+/* { u8 d[4]; u8 qs[32] }: d * level[q] / 2 in sub-blocks of 16, each with 8 bytes of qs */
+static void nvfp4_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 64; b++, p += 36)
+        for (size_t g = 0; g < 4; g++, codes += 16) {
+            *d++ = load_ue4m3_half(p + g);
+            look_up(fp4_level, p + 4 + 8 * g, 8, codes);
         }
+}
+
+/* { f16 d; u8 qs[16] }: d * (q ? 1 : -1), element k in bit k */
+static void q1_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 128; b++, p += 18) {
+        float block_d = load_f16(p);
+        for (size_t g = 0; g < 4; g++) *d++ = block_d;
+        for (size_t i = 0; i < 16; i++, codes += 8)
+            for (size_t k = 0; k < 8; k++) codes[k] = (int8_t)(2 * (p[2 + i] >> k & 1) - 1);
+    }
+}
+
+/* { f16 d; u8 qs[16] }: d * (q - 1), four elements to a byte, lowest first */
+static void q2_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 64; b++, p += 18) {
+        float block_d = load_f16(p);
+        for (size_t g = 0; g < 2; g++) *d++ = block_d;
+        for (size_t i = 0; i < 16; i++, codes += 4)
+            for (size_t k = 0; k < 4; k++) codes[k] = (int8_t)((p[2 + i] >> 2 * k & 3) - 1);
     }
 }
 
@@ -224,6 +295,78 @@ static void q6_k_codes(const void *blocks, size_t n_elems, int8_t *codes, float 
     }
 }
 
+/* { u8 scales[16]; u8 qs[64]; f16 d, dmin }: d * sc * q - dmin * mn in sub-blocks of 16; a byte of scales has sc in its low half,
+ * mn in its high one. 32 bytes of qs are four runs of 32 elements, two bits each, lowest first. */
+static void q2_k_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    for (size_t b = 0; b < n_elems / 256; b++, p += 84, d += 16, m += 16) {
+        float block_d = load_f16(p + 80), block_min = load_f16(p + 82);
+        for (size_t g = 0; g < 16; g++) {
+            d[g] = block_d * (float)(p[g] & 15);
+            m[g] = -(block_min * (float)(p[g] >> 4));
+        }
+        for (size_t run = 0; run < 8; run++, codes += 32)
+            for (size_t k = 0; k < 32; k++) codes[k] = (int8_t)(p[16 + run / 4 * 32 + k] >> run % 4 * 2 & 3);
+    }
+}
+
+/* { u8 hmask[32]; u8 qs[64]; u8 scales[12]; f16 d }: d * (sc - 32) * (q - 4) in sub-blocks of 16; qs as in Q2_K, the third bit of
+ * element k of run r is bit r of hmask[k]. The low four bits of sc g are in byte g % 8, the upper two in byte 8 + g % 4. */
+static void q3_k_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 256; b++, p += 110, d += 16) {
+        float block_d = load_f16(p + 108);
+        const uint8_t *s = p + 96;
+        for (size_t g = 0; g < 16; g++)
+            d[g] = block_d * (float)((s[g % 8] >> g / 8 * 4 & 15) + 16 * (s[8 + g % 4] >> g / 4 * 2 & 3) - 32);
+        for (size_t run = 0; run < 8; run++, codes += 32)
+            for (size_t k = 0; k < 32; k++)
+                codes[k] = (int8_t)((p[32 + run / 4 * 32 + k] >> run % 4 * 2 & 3) + 4 * (p[k] >> run & 1) - 4);
+    }
+}
+
+/* { f16 d; u16 scales_h; u8 scales_l[4]; u8 qs[128] }: d * (sc - 32) * level[q] in sub-blocks of 32, each with 16 bytes of qs. The
+ * low four bits of sc g are a nibble of scales_l, the upper two bits 2g, 2g + 1 of scales_h. */
+static void iq4_xs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 256; b++, p += 136) {
+        float block_d = load_f16(p);
+        int high = load_u16(p + 2);
+        for (size_t g = 0; g < 8; g++, codes += 32) {
+            *d++ = block_d * (float)((p[4 + g / 2] >> g % 2 * 4 & 15) + 16 * (high >> 2 * g & 3) - 32);
+            look_up(iq4_level, p + 8 + 16 * g, 16, codes);
+        }
+    }
+}
+
+/* Digit n of n_bytes bytes of TQ1_0: a byte is a fraction of 256 in base 3, and 3^n times it brings digit n to the front. */
+static void ternary_digits(const uint8_t *q, size_t n_bytes, size_t n_digits, int8_t *codes)
+{
+    static const uint8_t power[5] = {1, 3, 9, 27, 81};
+    for (size_t n = 0; n < n_digits; n++, codes += n_bytes)
+        for (size_t k = 0; k < n_bytes; k++) codes[k] = (int8_t)(((uint8_t)(q[k] * power[n]) * 3 >> 8) - 1);
+}
+
+/* { u8 qs[48]; u8 qh[4]; f16 d }: d * (q - 1). Five digits to a byte of qs: 32 bytes hold five runs of 32 elements, 16 bytes five
+ * of 16; four to a byte of qh. */
+static void tq1_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
+{
+    const uint8_t *p = blocks;
+    (void)m;
+    for (size_t b = 0; b < n_elems / 256; b++, p += 54, codes += 256) {
+        float block_d = load_f16(p + 52);
+        for (size_t g = 0; g < 8; g++) *d++ = block_d;
+        ternary_digits(p, 32, 5, codes);
+        ternary_digits(p + 32, 16, 5, codes + 160);
+        ternary_digits(p + 48, 4, 4, codes + 240);
+    }
+}
+
 /* { u8 qs[64]; f16 d }: d * (q - 1); 32 bytes are four runs of 32 elements, two bits each, lowest first */
 static void tq2_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
 {
@@ -268,7 +411,22 @@ F32_FROM_CODES(iq4_nl_f32, CT_IQ4_NL)
 F32_FROM_CODES(q4_k_f32, CT_Q4_K)
 F32_FROM_CODES(q5_k_f32, CT_Q5_K)
 F32_FROM_CODES(q6_k_f32, CT_Q6_K)
+F32_FROM_CODES(q2_k_f32, CT_Q2_K)
+F32_FROM_CODES(q3_k_f32, CT_Q3_K)
+F32_FROM_CODES(iq1_s_f32, CT_IQ1_S)
+F32_FROM_CODES(iq1_m_f32, CT_IQ1_M)
+F32_FROM_CODES(iq2_xxs_f32, CT_IQ2_XXS)
+F32_FROM_CODES(iq2_xs_f32, CT_IQ2_XS)
+F32_FROM_CODES(iq2_s_f32, CT_IQ2_S)
+F32_FROM_CODES(iq3_xxs_f32, CT_IQ3_XXS)
+F32_FROM_CODES(iq3_s_f32, CT_IQ3_S)
+F32_FROM_CODES(iq4_xs_f32, CT_IQ4_XS)
+F32_FROM_CODES(tq1_0_f32, CT_TQ1_0)
 F32_FROM_CODES(tq2_0_f32, CT_TQ2_0)
+F32_FROM_CODES(mxfp4_f32, CT_MXFP4)
+F32_FROM_CODES(nvfp4_f32, CT_NVFP4)
+F32_FROM_CODES(q1_0_f32, CT_Q1_0)
+F32_FROM_CODES(q2_0_f32, CT_Q2_0)
 
 /* ---- the table ------------------------------------------------------------------------------------------------------ */
 
@@ -283,25 +441,28 @@ static const ct_type_info table[CT_N_TYPES] = {
     [CT_Q5_1]    = {"Q5_1",      32,  24,  32, true,  q5_1_f32,   q5_1_codes},
     [CT_Q8_0]    = {"Q8_0",      32,  34,  32, false, q8_0_f32,   q8_0_codes},
     [CT_IQ4_NL]  = {"IQ4_NL",    32,  18,  32, false, iq4_nl_f32, iq4_nl_codes},
+    [CT_MXFP4]   = {"MXFP4",     32,  17,  32, false, mxfp4_f32,  mxfp4_codes},
+    [CT_NVFP4]   = {"NVFP4",     64,  36,  16, false, nvfp4_f32,  nvfp4_codes},
+    [CT_Q1_0]    = {"Q1_0",     128,  18,  32, false, q1_0_f32,   q1_0_codes},
+    [CT_Q2_0]    = {"Q2_0",      64,  18,  32, false, q2_0_f32,   q2_0_codes},
+    [CT_Q2_K]    = {"Q2_K",     256,  84,  16, true,  q2_k_f32,   q2_k_codes},
+    [CT_Q3_K]    = {"Q3_K",     256, 110,  16, false, q3_k_f32,   q3_k_codes},
     [CT_Q4_K]    = {"Q4_K",     256, 144,  32, true,  q4_k_f32,   q4_k_codes},
     [CT_Q5_K]    = {"Q5_K",     256, 176,  32, true,  q5_k_f32,   q5_k_codes},
     [CT_Q6_K]    = {"Q6_K",     256, 210,  16, false, q6_k_f32,   q6_k_codes},
+    [CT_IQ1_S]   = {"IQ1_S",    256,  50,  32, false, iq1_s_f32,  ct_iq1_s_codes},
+    [CT_IQ1_M]   = {"IQ1_M",    256,  56,  16, false, iq1_m_f32,  ct_iq1_m_codes},
+    [CT_IQ2_XXS] = {"IQ2_XXS",  256,  66,  32, false, iq2_xxs_f32, ct_iq2_xxs_codes},
+    [CT_IQ2_XS]  = {"IQ2_XS",   256,  74,  16, false, iq2_xs_f32, ct_iq2_xs_codes},
+    [CT_IQ2_S]   = {"IQ2_S",    256,  82,  16, false, iq2_s_f32,  ct_iq2_s_codes},
+    [CT_IQ3_XXS] = {"IQ3_XXS",  256,  98,  32, false, iq3_xxs_f32, ct_iq3_xxs_codes},
+    [CT_IQ3_S]   = {"IQ3_S",    256, 110,  32, false, iq3_s_f32,  ct_iq3_s_codes},
+    [CT_IQ4_XS]  = {"IQ4_XS",   256, 136,  32, false, iq4_xs_f32, iq4_xs_codes},
+    [CT_TQ1_0]   = {"TQ1_0",    256,  54,  32, false, tq1_0_f32,  tq1_0_codes},
     [CT_TQ2_0]   = {"TQ2_0",    256,  66,  32, false, tq2_0_f32,  tq2_0_codes},
     /* known by size, so that a file that has them can be read and described */
     [CT_Q8_1]    = {"Q8_1",      32,  40,  32, false, NULL, NULL},
-    [CT_Q2_K]    = {"Q2_K",     256,  84,  16, true,  NULL, NULL},
-    [CT_Q3_K]    = {"Q3_K",     256, 110,  16, false, NULL, NULL},
     [CT_Q8_K]    = {"Q8_K",     256, 292,  16, false, NULL, NULL},
-    [CT_IQ2_XXS] = {"IQ2_XXS",  256,  66,  32, false, NULL, NULL},
-    [CT_IQ2_XS]  = {"IQ2_XS",   256,  74,  16, false, NULL, NULL},
-    [CT_IQ2_S]   = {"IQ2_S",    256,  82,  16, false, NULL, NULL},
-    [CT_IQ3_XXS] = {"IQ3_XXS",  256,  98,  32, false, NULL, NULL},
-    [CT_IQ3_S]   = {"IQ3_S",    256, 110,  32, false, NULL, NULL},
-    [CT_IQ1_S]   = {"IQ1_S",    256,  50,  32, false, NULL, NULL},
-    [CT_IQ1_M]   = {"IQ1_M",    256,  56,  16, false, NULL, NULL},
-    [CT_IQ4_XS]  = {"IQ4_XS",   256, 136,  32, false, NULL, NULL},
-    [CT_TQ1_0]   = {"TQ1_0",    256,  54,  32, false, NULL, NULL},
-    [CT_MXFP4]   = {"MXFP4",     32,  17,  32, false, NULL, NULL},
     [CT_I8]      = {"I8",         1,   1,   0, false, NULL, NULL},
     [CT_I16]     = {"I16",        1,   2,   0, false, NULL, NULL},
     [CT_I32]     = {"I32",        1,   4,   0, false, NULL, NULL},

@@ -49,7 +49,10 @@ typedef enum ct_type {
     CT_TQ1_0 = 34,
     CT_TQ2_0 = 35,
     CT_MXFP4 = 39,
-    CT_N_TYPES = 40
+    CT_NVFP4 = 40,
+    CT_Q1_0 = 41,
+    CT_Q2_0 = 42,
+    CT_N_TYPES = 43
 } ct_type;
 
 /* Affine codes of n_elems (a multiple of block_elems) consecutive weights, read from whole blocks at `blocks` (any alignment).

@@ -599,10 +599,10 @@ TEST(a_type_without_decoder_opens)
     test_guarded copy;
     cactus_error err;
     ct_gguf *g;
-    bytes b = one_tensor("t", 2, DIMS(256, 2), CT_IQ2_XXS, 0, 132);
+    bytes b = one_tensor("t", 2, DIMS(256, 2), CT_Q8_K, 0, 584);
     if (CHECK(open_guarded(b.data, b.size, &copy, &g, &err) == CACTUS_OK)) {
         CHECK(ct_gguf_tensor_at(g, 0)->info->decode_f32 == NULL);
-        CHECK_INT(ct_gguf_tensor_at(g, 0)->n_bytes, 132);
+        CHECK_INT(ct_gguf_tensor_at(g, 0)->n_bytes, 584);
         ct_gguf_close(g);
     }
     test_guarded_free(&copy);
@@ -793,7 +793,7 @@ TEST(files_of_another_writer)
             const ct_type_info *info = ct_type_get(type);
             char name[64];
             float row[256];
-            if (info == NULL) continue;
+            if (info == NULL || type == CT_Q2_0) continue; /* newer than gguf-py 0.19 */
             snprintf(name, sizeof name, "weights.%s", info->name);
             const ct_gguf_tensor *t = ct_gguf_find_tensor(g, name);
             if (!CHECK_MSG(t != NULL, "%s is not there", name)) continue;

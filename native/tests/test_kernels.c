@@ -112,7 +112,7 @@ static void fill_x(test_rng *rng, float *x, size_t n, int kind)
     }
 }
 
-/* Where the blocks of a type keep their half-precision scales; SIZE_MAX: none. */
+/* Where the blocks of a type keep their half-precision scales; SIZE_MAX: none, its scales may be any bytes. */
 typedef struct scale_fields {
     ct_type type;
     size_t d, m;
@@ -122,7 +122,10 @@ static const scale_fields scales_of[] = {
     {CT_Q4_0, 0, SIZE_MAX},  {CT_Q4_1, 0, 2},         {CT_Q5_0, 0, SIZE_MAX},   {CT_Q5_1, 0, 2},
     {CT_Q8_0, 0, SIZE_MAX},  {CT_Q2_K, 80, 82},       {CT_Q3_K, 108, SIZE_MAX}, {CT_Q4_K, 0, 2},
     {CT_Q5_K, 0, 2},         {CT_Q6_K, 208, SIZE_MAX}, {CT_IQ4_NL, 0, SIZE_MAX}, {CT_IQ4_XS, 0, SIZE_MAX},
-    {CT_TQ1_0, 52, SIZE_MAX}, {CT_TQ2_0, 64, SIZE_MAX},
+    {CT_TQ1_0, 52, SIZE_MAX}, {CT_TQ2_0, 64, SIZE_MAX}, {CT_IQ1_S, 0, SIZE_MAX},
+    {CT_IQ1_M, SIZE_MAX, SIZE_MAX}, {CT_IQ2_XXS, 0, SIZE_MAX}, {CT_IQ2_XS, 0, SIZE_MAX}, {CT_IQ2_S, 0, SIZE_MAX},
+    {CT_IQ3_XXS, 0, SIZE_MAX}, {CT_IQ3_S, 0, SIZE_MAX}, {CT_MXFP4, SIZE_MAX, SIZE_MAX}, {CT_NVFP4, SIZE_MAX, SIZE_MAX},
+    {CT_Q1_0, 0, SIZE_MAX}, {CT_Q2_0, 0, SIZE_MAX},
 };
 
 enum { W_RANDOM, W_ZEROS, W_ONES, W_MINIMUM, W_SUBNORMAL, W_ZERO_SCALE, N_W_KINDS };
@@ -146,7 +149,10 @@ static void fill_row(test_rng *rng, uint8_t *row, const ct_type_info *info, cons
                      : kind == W_MINIMUM ? 0x80
                                          : (uint8_t)test_u64(rng);
         uint16_t d = random_scale(rng, kind), m = random_scale(rng, kind);
-        memcpy(row + fields->d, &d, sizeof d);
+        if (fields->type == CT_MXFP4) row[0] = (uint8_t)(kind == W_SUBNORMAL ? d % 4 : 100 + d % 40); /* or 2^-28 … 2^12 */
+        if (fields->type == CT_IQ1_M) /* four bits in each of four words */
+            for (size_t i = 0; i < 4; i++) row[49 + 2 * i] = (uint8_t)((row[49 + 2 * i] & 15) | (d >> 4 * i & 15) << 4);
+        if (fields->d != SIZE_MAX) memcpy(row + fields->d, &d, sizeof d);
         if (fields->m != SIZE_MAX) memcpy(row + fields->m, &m, sizeof m);
     }
 }
@@ -332,7 +338,8 @@ static void reference(int_case *c, const float *w32)
                 sum += (w32 != NULL ? (double)w32[r * c->n_cols + i] : code_part + min_part) * a[i];
                 magnitude += (fabs(code_part) + fabs(min_part)) * fabs(a[i]);
             }
-            double bound = ((double)(2 * c->n_sub) + 8.0) * (double)EPS * magnitude + (double)c->n_sub * 1e-42;
+            double tiny = c->type == CT_MXFP4 ? 1e-40 : 1e-42; /* its d may be as small as floats become, and be rounded */
+            double bound = ((double)(2 * c->n_sub) + 8.0) * (double)EPS * magnitude + (double)c->n_sub * tiny;
             double got = (double)c->want[t * c->n_rows + r];
             if (!CHECK_MSG(fabs(got - sum) <= bound, "scalar, %s: row %zu of token %zu is %.9g, not %.9g within %g", c->label,
                            r, t, got, sum, bound))

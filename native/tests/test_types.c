@@ -89,6 +89,21 @@ TEST(decode_q4_k) { check_type("Q4_K", CT_Q4_K); }
 TEST(decode_q5_k) { check_type("Q5_K", CT_Q5_K); }
 TEST(decode_q6_k) { check_type("Q6_K", CT_Q6_K); }
 TEST(decode_tq2_0) { check_type("TQ2_0", CT_TQ2_0); }
+TEST(decode_q2_k) { check_type("Q2_K", CT_Q2_K); }
+TEST(decode_q3_k) { check_type("Q3_K", CT_Q3_K); }
+TEST(decode_iq1_s) { check_type("IQ1_S", CT_IQ1_S); }
+TEST(decode_iq1_m) { check_type("IQ1_M", CT_IQ1_M); }
+TEST(decode_iq2_xxs) { check_type("IQ2_XXS", CT_IQ2_XXS); }
+TEST(decode_iq2_xs) { check_type("IQ2_XS", CT_IQ2_XS); }
+TEST(decode_iq2_s) { check_type("IQ2_S", CT_IQ2_S); }
+TEST(decode_iq3_xxs) { check_type("IQ3_XXS", CT_IQ3_XXS); }
+TEST(decode_iq3_s) { check_type("IQ3_S", CT_IQ3_S); }
+TEST(decode_iq4_xs) { check_type("IQ4_XS", CT_IQ4_XS); }
+TEST(decode_tq1_0) { check_type("TQ1_0", CT_TQ1_0); }
+TEST(decode_mxfp4) { check_type("MXFP4", CT_MXFP4); }
+TEST(decode_nvfp4) { check_type("NVFP4", CT_NVFP4); }
+TEST(decode_q1_0) { check_type("Q1_0", CT_Q1_0); }
+TEST(decode_q2_0) { check_type("Q2_0", CT_Q2_0); }
 
 TEST(decode_f32_copies)
 {
@@ -98,6 +113,41 @@ TEST(decode_f32_copies)
     info->decode_f32(in, 3, out);
     CHECK_MEM(out, in, sizeof in);
     info->decode_f32(in, 0, NULL);
+}
+
+/* Any bytes decode: nothing outside of the arrays is touched (sanitizers watch), codes are in the range that the kernels rely on
+ * (never -128), and all that is not NaN or infinite is d * code + m. */
+TEST(any_bytes_decode)
+{
+    test_rng rng = {7};
+    for (uint32_t type = 0; type < CT_N_TYPES; type++) {
+        const ct_type_info *info = ct_type_get(type);
+        if (info == NULL || info->decode_codes == NULL) continue;
+        size_t n = info->block_elems, n_sub = n / info->sub_elems;
+        test_guarded block = test_guarded_alloc(info->block_bytes), codes = test_guarded_alloc(n);
+        test_guarded d = test_guarded_alloc(n_sub * sizeof(float)), m = test_guarded_alloc(n_sub * sizeof(float));
+        test_guarded out = test_guarded_alloc(n * sizeof(float));
+        const float *dv = (const float *)(const void *)d.data, *mv = (const float *)(const void *)m.data;
+        const float *values = (const float *)(const void *)out.data;
+        for (int round = 0; round < 2000; round++) {
+            for (size_t i = 0; i < info->block_bytes; i++) block.data[i] = round < 256 ? (uint8_t)round : (uint8_t)test_u64(&rng);
+            info->decode_codes(block.data, n, (int8_t *)codes.data, (float *)(void *)d.data, info->has_min ? (float *)(void *)m.data : NULL);
+            info->decode_f32(block.data, n, (float *)(void *)out.data);
+            for (size_t k = 0; k < n; k++) {
+                int code = (int8_t)codes.data[k];
+                float w = dv[k / info->sub_elems] * (float)code, min = info->has_min ? mv[k / info->sub_elems] : 0.0f;
+                if (!isfinite(w) || !isfinite(min)) continue;
+                if (!CHECK_MSG(w + min == values[k] && (code >= -127 || type == CT_Q8_0), "%s: element %zu of a block of random bytes",
+                               info->name, k))
+                    break;
+            }
+        }
+        test_guarded_free(&block);
+        test_guarded_free(&codes);
+        test_guarded_free(&d);
+        test_guarded_free(&m);
+        test_guarded_free(&out);
+    }
 }
 
 /* ---- the table ---- */
@@ -112,7 +162,8 @@ TEST(sizes_are_those_of_ggml)
         {17, "IQ2_XS", 256, 74}, {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50}, {20, "IQ4_NL", 32, 18},
         {21, "IQ3_S", 256, 110}, {22, "IQ2_S", 256, 82}, {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1}, {25, "I16", 1, 2},
         {26, "I32", 1, 4}, {27, "I64", 1, 8}, {28, "F64", 1, 8}, {29, "IQ1_M", 256, 56}, {30, "BF16", 1, 2},
-        {34, "TQ1_0", 256, 54}, {35, "TQ2_0", 256, 66}, {39, "MXFP4", 32, 17},
+        {34, "TQ1_0", 256, 54}, {35, "TQ2_0", 256, 66}, {39, "MXFP4", 32, 17}, {40, "NVFP4", 64, 36}, {41, "Q1_0", 128, 18},
+        {42, "Q2_0", 64, 18}, /* block_q2_0 of ggml */
     };
     size_t n_known = 0;
     for (size_t i = 0; i < sizeof want / sizeof want[0]; i++) {
