@@ -1,6 +1,6 @@
 """The native engine: the only Python that touches C.
 
-``Model`` maps a GGUF file, scores and generates; ``Tokenizer`` turns text into ids. Errors of the C library arrive as the
+``Model`` maps a GGUF file, scores and generates; ``Tokenizer`` turns text into ids; ``quantize`` makes smaller files. Errors of the C library arrive as the
 exceptions of ``cactus_py.errors``, one class per status. C releases the interpreter lock while it works.
 """
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import _ffi
 from .model import Generation, GenerationStats, MemoryInfo, Model, ModelInfo, Token
+from .quantize import QuantizeProgress, QuantizeResult, quantize, quantize_recipes, quantize_types
 from .tokenizer import Tokenizer, TokenizerInfo
 
 __all__ = [
@@ -18,6 +19,8 @@ __all__ = [
     "MemoryInfo",
     "Model",
     "ModelInfo",
+    "QuantizeProgress",
+    "QuantizeResult",
     "Token",
     "Tokenizer",
     "TokenizerInfo",
@@ -26,6 +29,9 @@ __all__ = [
     "kernels_available",
     "library_path",
     "library_version",
+    "quantize",
+    "quantize_recipes",
+    "quantize_types",
 ]
 
 

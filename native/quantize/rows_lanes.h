@@ -184,7 +184,7 @@ INLINE void rows_q4_0(const ct_rows *rows, bool weighted)
     for (size_t b = 0; b < rows->n_blocks; b += LANES) {
         int n = load_tile(rows, b, 32, weighted, &t);
         vf d = v_half(weighted ? search_scale(t.x, t.w, 32, g, 10.0f, 0.25f, 16, 2, true)
-                               : search_scale(t.x, t.w, 32, g, 8.9f, 0.4f, 6, 1, false));
+                               : search_scale(t.x, t.w, 32, g, 8.8f, 0.4f, 6, 1, false));
         encode_symmetric(t.x, 32, g, d, t.q);
         uint8_t *out = rows->blocks + b * 18;
         for (int i = 0; i < n; i++) put_half(out + i * 18, d[i]);
@@ -247,7 +247,7 @@ INLINE void rows_iq4_nl(const ct_rows *rows, bool weighted)
     tile t;
     for (size_t b = 0; b < rows->n_blocks; b += LANES) {
         int n = load_tile(rows, b, 32, weighted, &t);
-        vf d = v_half(search_scale(t.x, t.w, 32, g, 140, 4, 16, 2, weighted));
+        vf d = v_half(search_scale(t.x, t.w, 32, g, 139, 4, 16, 2, weighted));
         vf other = v_half(search_scale(t.x, t.w, 32, g, -126, -4, 8, 2, weighted));
         vf gain = gain_of(code_sums(t.x, t.w, 32, g, inverse(d), weighted));
         vf other_gain = gain_of(code_sums(t.x, t.w, 32, g, inverse(other), weighted));
@@ -353,7 +353,7 @@ INLINE void rows_q5_1(const ct_rows *rows, bool weighted)
     tile t;
     for (size_t b = 0; b < rows->n_blocks; b += LANES) {
         int n = load_tile(rows, b, 32, weighted, &t);
-        line l = weighted ? search_line(t.x, t.w, 32, 31, 28.0f, 0.4f, 14, 3, false, true)
+        line l = weighted ? search_line(t.x, t.w, 32, 31, 28.0f, 0.375f, 15, 3, false, true)
                           : search_line(t.x, t.w, 32, 31, 30.0f, 0.5f, 4, 1, false, false);
         vf d = v_half(l.d), m = v_half(l.m);
         encode_line(t.x, 32, 31, d, m, t.q);
@@ -437,7 +437,7 @@ INLINE void rows_q6_k(const ct_rows *rows, bool weighted)
     for (size_t b = 0; b < rows->n_blocks; b += LANES) {
         int n = load_tile(rows, b, 256, weighted, &t);
         for (int i = 0; i < 16; i++)
-            ideal[i] = search_scale(t.x + 16 * i, t.w + 16 * i, 16, g, 32.6f, 0.4f, 5, 0, weighted);
+            ideal[i] = search_scale(t.x + 16 * i, t.w + 16 * i, 16, g, 32.8f, 0.4f, 5, 0, weighted);
         super s = search_super(t.x, t.w, 16, 16, g, ideal, -128, 3, 2, weighted);
         for (int i = 0; i < 16; i++) {
             encode_symmetric(t.x + 16 * i, 16, g, s.d * s.scale[i], t.q + 16 * i);
@@ -513,7 +513,7 @@ INLINE void rows_iq4_xs(const ct_rows *rows, bool weighted)
         int n = load_tile(rows, b, 256, weighted, &t);
         for (int i = 0; i < 8; i++) {
             const vf *x = t.x + 32 * i, *w = t.w + 32 * i;
-            ideal[i] = search_scale(x, w, 32, g, 140, 4, 16, 1, weighted);
+            ideal[i] = search_scale(x, w, 32, g, 139, 4, 16, 1, weighted);
         }
         super s = search_super(t.x, t.w, 32, 8, g, ideal, -32, 2, 3, weighted);
         uint8_t *first = rows->blocks + b * 136;
@@ -686,7 +686,7 @@ INLINE void rows_q4_k(const ct_rows *rows, bool weighted)
     for (size_t b = 0; b < rows->n_blocks; b += LANES) {
         int n = load_tile(rows, b, 256, weighted, &t);
         for (int i = 0; i < 8; i++)
-            ideal[i] = search_line(t.x + 32 * i, t.w + 32 * i, 32, 15, 13.6f, 0.4f, 8, 2, true, weighted);
+            ideal[i] = search_line(t.x + 32 * i, t.w + 32 * i, 32, 15, 13.4f, 0.4f, 8, 2, true, weighted);
         super_line s = search_super_line(t.x, t.w, 32, 8, 15, ideal, 63, 1, 1, 0, 2, weighted);
         encode_super_line(&t, 32, 8, 15, &s, &u, n);
         for (int i = 0; i < n; i++) {
