@@ -30,17 +30,19 @@ def command(
         typer.Option("--tensor-type", metavar="PATTERN=TYPE", help="Another type for tensors by name (a regular expression)."),
     ] = None,
     output_type: Annotated[str | None, typer.Option("--output-type", help="Another type for the output matrix.")] = None,
-    embedding_type: Annotated[str | None, typer.Option("--embedding-type", help="Another type for the token embedding.")] = None,
+    embedding_type: Annotated[str | None, typer.Option("--embedding-type", help="Another type for the embedding.")] = None,
     pure: Annotated[bool, typer.Option("--pure", help="One type for all matrices.")] = False,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Also from a file that is quantised already, which costs quality.")
     ] = False,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, max=256, help="Threads; the engine's choice if not given.")] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=256, help="Threads; the engine's choice if not given.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace the target if it exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; say what would be made.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
 ) -> None:
-    """Make a smaller model: the same GGUF file with weights of another type. Nothing is left behind when it fails or is interrupted."""
+    """Make a smaller model: the same GGUF file with weights of another type. A run that fails or is stopped leaves nothing."""
     from cactus_py.cli._common import as_dict, print_json, print_table
     from cactus_py.engine.quantize import quantize
     from cactus_py.errors import InvalidRequestError

@@ -1,7 +1,8 @@
 """The native engine: the only Python that touches C.
 
-``Model`` maps a GGUF file, scores and generates; ``Tokenizer`` turns text into ids; ``quantize`` makes smaller files. Errors of the C library arrive as the
-exceptions of ``cactus_py.errors``, one class per status. C releases the interpreter lock while it works.
+``Model`` maps a GGUF file, scores and generates; ``Tokenizer`` turns text into ids; ``quantize`` makes smaller files. Errors of
+the C library arrive as the exceptions of ``cactus_py.errors``, one class per status. C releases the interpreter lock while it
+works.
 """
 
 from __future__ import annotations

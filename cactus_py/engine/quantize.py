@@ -69,7 +69,7 @@ def quantize_recipes() -> list[str]:
 
 
 def quantize_types() -> list[str]:
-    """Names of the tensor types that can be made, as `tensor_types`, `output_type` and `embedding_type` take them in any case."""
+    """Names of the tensor types that can be made: what `tensor_types`, `output_type` and `embedding_type` take, in any case."""
     return _names("cactus_quantize_types")
 
 
@@ -90,10 +90,10 @@ def quantize(
 ) -> QuantizeResult:
     """Writes the model of the GGUF file `source` to `target` with weights of the types that `recipe` says.
 
-    `imatrix`: an importance matrix of llama.cpp. `tensor_types`: pairs of a POSIX extended regular expression and a type; the first
-    that is found in a tensor's name decides. `pure`: the recipe's type for every matrix. `target` None: nothing is written, but
-    everything is checked, counted and reported. The target appears when it is complete, or not at all; an exception of `on_progress`,
-    Ctrl-C too, ends the work and is passed on. Raises the errors of `cactus_py.errors`.
+    `imatrix`: an importance matrix of llama.cpp. `tensor_types`: pairs of a POSIX extended regular expression and a type; the
+    first that is found in a tensor's name decides. `pure`: the recipe's type for all matrices. `target` None: nothing is written,
+    but everything is checked, counted and reported. The target appears when it is complete, or not at all; an exception of
+    `on_progress`, Ctrl-C too, ends the work and is passed on. Raises the errors of `cactus_py.errors`.
     """
     ffi, lib = _ffi.load()
     params, result, error = ffi.new("cactus_quantize_params *"), ffi.new("cactus_quantize_result *"), _status.new_error()
