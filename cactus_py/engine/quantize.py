@@ -91,8 +91,8 @@ def quantize(
     """Writes the model of the GGUF file `source` to `target` with weights of the types that `recipe` says.
 
     `imatrix`: an importance matrix of llama.cpp. `tensor_types`: pairs of a POSIX extended regular expression and a type; the
-    first that is found in a tensor's name decides. `pure`: the recipe's type for all matrices. `target` None: nothing is written,
-    but everything is checked, counted and reported. The target appears when it is complete, or not at all; an exception of
+    first that is found in a tensor's name decides. `pure`: the recipe's type for all matrices. `target` None: nothing is
+    written, but all is checked, counted and reported. The target appears when it is complete, or not at all; an exception of
     `on_progress`, Ctrl-C too, ends the work and is passed on. Raises the errors of `cactus_py.errors`.
     """
     ffi, lib = _ffi.load()

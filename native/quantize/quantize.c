@@ -26,7 +26,7 @@ const char *cactus_quantize_recipes(void) { return ct_recipe_names(); }
 
 const char *cactus_quantize_types(void)
 {
-    return "F32 F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS MXFP4 Q3_K Q2_K TQ2_0 TQ1_0";
+    return "F32 F16 BF16 Q8_0 Q6_K Q5_K Q5_1 Q5_0 Q4_K Q4_1 Q4_0 IQ4_NL IQ4_XS MXFP4 Q3_K IQ3_S IQ3_XXS Q2_K IQ2_S IQ2_XS IQ2_XXS TQ2_0 TQ1_0";
 }
 
 void cactus_quantize_params_default(cactus_quantize_params *params)

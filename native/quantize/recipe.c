@@ -12,6 +12,8 @@ static const ct_recipe recipes[] = {
     {"q5_0", 8, CT_Q5_0},        {"q4_k_m", 15, CT_Q4_K},   {"q4_k_s", 14, CT_Q4_K},    {"q4_1", 3, CT_Q4_1},
     {"q4_0", 2, CT_Q4_0},        {"iq4_nl", 25, CT_IQ4_NL}, {"iq4_xs", 30, CT_IQ4_XS},  {"q3_k_l", 13, CT_Q3_K},
     {"q3_k_m", 12, CT_Q3_K},     {"q3_k_s", 11, CT_Q3_K},   {"q2_k", 10, CT_Q2_K},      {"q2_k_s", 21, CT_Q2_K},
+    {"iq3_m", 27, CT_IQ3_S},     {"iq3_s", 26, CT_IQ3_S},   {"iq3_xs", 22, CT_IQ3_S},   {"iq3_xxs", 23, CT_IQ3_XXS},
+    {"iq2_m", 29, CT_IQ2_S},     {"iq2_s", 28, CT_IQ2_XS},  {"iq2_xs", 20, CT_IQ2_XS},  {"iq2_xxs", 19, CT_IQ2_XXS},
     {"mxfp4_moe", 38, CT_MXFP4}, {"tq2_0", 37, CT_TQ2_0},   {"tq1_0", 36, CT_TQ1_0},
 };
 enum { N_RECIPES = sizeof recipes / sizeof recipes[0] };
@@ -32,7 +34,7 @@ const ct_recipe *ct_recipe_find(const char *name)
 const char *ct_recipe_names(void)
 {
     return "f32 f16 bf16 q8_0 q6_k q5_k_m q5_k_s q5_1 q5_0 q4_k_m q4_k_s q4_1 q4_0 iq4_nl iq4_xs q3_k_l q3_k_m q3_k_s q2_k q2_k_s "
-           "mxfp4_moe tq2_0 tq1_0";
+           "iq3_m iq3_s iq3_xs iq3_xxs iq2_m iq2_s iq2_xs iq2_xxs mxfp4_moe tq2_0 tq1_0";
 }
 
 ct_type ct_recipe_type(const char *name)
@@ -124,6 +126,10 @@ enum {
     NOT_FALCON = 1 << 11,
     IS_3D = 1 << 12,
     NOT_EXACT = 1 << 13,    /* the recipe's type is not Q8_0 */
+    EXPERTS_4 = 1 << 14,    /* at least */
+    MIDDLE = 1 << 15,       /* neither in the first eighth nor in the last */
+    SMALLEST = 1 << 16,     /* recipes of two bits with points (IQ2), which have rules of their own */
+    NOT_SMALLEST = 1 << 17,
 };
 
 typedef struct rule {
@@ -137,12 +143,29 @@ typedef struct rule {
 static const rule rules[] = {
     {"mxfp4_moe", OUTPUT, 0, CT_Q8_0},
     {NULL, OUTPUT, FALCON, CT_Q8_0},
+    {NULL, OUTPUT, SMALLEST, CT_Q5_K},
+    {"iq3_xxs", OUTPUT, 0, CT_Q5_K},
     {NULL, OUTPUT, NOT_EXACT, CT_Q6_K},
 
+    {"iq2_xxs", EMBEDDING, 0, CT_Q2_K},
+    {"iq2_xs", EMBEDDING, 0, CT_Q2_K},
+    {"iq2_s", EMBEDDING, 0, CT_IQ3_S},
+    {"iq2_m", EMBEDDING, 0, CT_IQ3_S},
+    {"iq3_xxs", EMBEDDING, 0, CT_IQ3_S},
     {"tq1_0", EMBEDDING, 0, CT_Q4_K},
     {"tq2_0", EMBEDDING, 0, CT_Q4_K},
 
+    {NULL, ATTN_V, SMALLEST | GROUPED, CT_Q4_K},
+    {NULL, ATTN_V, SMALLEST | EXPERTS_4, CT_Q4_K},
+    {"iq2_s", ATTN_V, 0, CT_IQ3_S},
+    {"iq2_m", ATTN_V, 0, CT_IQ3_S},
+    {NULL, ATTN_V, SMALLEST, CT_Q2_K},
     {NULL, ATTN_V, EXPERTS_8, CT_Q8_0},
+    {"iq3_xxs", ATTN_V, GROUPED, CT_Q4_K},
+    {"iq3_xxs", ATTN_V, NO_IMPORTANCE, CT_IQ3_S},
+    {"iq3_xs", ATTN_V, GROUPED, CT_Q4_K},
+    {"iq3_s", ATTN_V, GROUPED, CT_Q4_K},
+    {"iq3_m", ATTN_V, 0, CT_Q4_K},
     {"q2_k", ATTN_V, GROUPED, CT_Q4_K},
     {"q2_k", ATTN_V, 0, CT_Q3_K},
     {"q2_k_s", ATTN_V, GROUPED, CT_Q4_K},
@@ -155,8 +178,24 @@ static const rule rules[] = {
     {"q5_k_m", ATTN_V, MORE_BITS, CT_Q6_K},
     {"q4_k_s", ATTN_V, FIRST_4, CT_Q5_K},
 
-    {NULL, ATTN_K, EXPERTS_8, CT_Q8_0},
+    {NULL, ATTN_K, SMALLEST | EXPERTS_8, CT_Q4_K},
+    {NULL, ATTN_K, NOT_SMALLEST | EXPERTS_8, CT_Q8_0},
+    {"iq3_xs", ATTN_K, 0, CT_IQ3_XXS},
+    {"iq3_xxs", ATTN_K, 0, CT_IQ2_S},
+    {"iq3_xs", ATTN_Q, 0, CT_IQ3_XXS},
+    {"iq3_xxs", ATTN_Q, 0, CT_IQ2_S},
 
+    {"iq3_xs", FFN_GATE, MIDDLE, CT_IQ3_XXS},
+    {"iq3_xs", FFN_UP, MIDDLE, CT_IQ3_XXS},
+
+    {"iq2_xxs", FFN_DOWN, FIRST_8TH, CT_Q2_K},
+    {"iq2_xs", FFN_DOWN, FIRST_8TH, CT_Q2_K},
+    {"iq2_s", FFN_DOWN, FIRST_8TH, CT_IQ3_S},
+    {"iq2_m", FFN_DOWN, FIRST_8TH, CT_IQ3_S},
+    {"iq3_xxs", FFN_DOWN, FIRST_8TH | NO_IMPORTANCE, CT_Q4_K},
+    {"iq3_xxs", FFN_DOWN, NO_IMPORTANCE, CT_Q3_K},
+    {"iq3_m", FFN_DOWN, FIRST_8TH, CT_Q4_K},
+    {"iq3_m", FFN_DOWN, EXPERTS_8 | MORE_BITS, CT_Q4_K},
     {"q2_k", FFN_DOWN, 0, CT_Q3_K},
     {"q2_k_s", FFN_DOWN, FIRST_8TH, CT_Q4_K},
     {"q3_k_m", FFN_DOWN, FIRST_16TH, CT_Q5_K},
@@ -174,7 +213,16 @@ static const rule rules[] = {
     {"q4_0", FFN_DOWN, FIRST_8TH | IMPORTANCE, CT_Q4_1},
     {"q5_0", FFN_DOWN, FIRST_8TH | IMPORTANCE, CT_Q5_1},
 
+    {NULL, ATTN_OUT, SMALLEST | EXPERTS_8, CT_Q5_K},
+    {"iq2_s", ATTN_OUT, 0, CT_IQ3_S},
+    {"iq2_m", ATTN_OUT, 0, CT_IQ3_S},
     {"q3_k_l", ATTN_OUT, FALCON, CT_Q4_K},
+    {"iq3_xxs", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
+    {"iq3_xs", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
+    {"iq3_s", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
+    {"iq3_m", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
+    {"iq3_xxs", ATTN_OUT, NOT_EXPERTS_8 | NOT_FALCON, CT_IQ3_S},
+    {"iq3_m", ATTN_OUT, NOT_EXPERTS_8 | NOT_FALCON, CT_Q4_K},
     {"q2_k", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
     {"q3_k_s", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
     {"q3_k_m", ATTN_OUT, EXPERTS_8 | NOT_FALCON, CT_Q5_K},
@@ -200,6 +248,8 @@ typedef struct situation {
     size_t place, n_places;
 } situation;
 
+static bool is_smallest(const ct_recipe *recipe) { return strncmp(recipe->name, "iq2_", 4) == 0; }
+
 static bool holds(unsigned when, const situation *s)
 {
     size_t i = s->place, n = s->n_places;
@@ -211,7 +261,9 @@ static bool holds(unsigned when, const situation *s)
              (when & IMPORTANCE && !m->has_importance) || (when & NO_IMPORTANCE && m->has_importance) ||
              (when & EXPERTS_8 && m->n_experts != 8) || (when & NOT_EXPERTS_8 && m->n_experts == 8) ||
              (when & FALCON && !m->is_falcon) || (when & NOT_FALCON && m->is_falcon) || (when & IS_3D && s->tensor->ne[2] <= 1) ||
-             (when & NOT_EXACT && s->recipe->type == CT_Q8_0));
+             (when & NOT_EXACT && s->recipe->type == CT_Q8_0) || (when & EXPERTS_4 && m->n_experts < 4) ||
+             (when & MIDDLE && (i < n / 8 || i >= 7 * n / 8)) || (when & SMALLEST && !is_smallest(s->recipe)) ||
+             (when & NOT_SMALLEST && is_smallest(s->recipe)));
 }
 
 static ct_type first_rule(const rule *list, size_t n, role r, const situation *s)
@@ -232,7 +284,8 @@ ct_type ct_recipe_choose(const ct_recipe *recipe, const ct_recipe_model *model, 
     unsigned block = ct_type_get(recipe->type)->block_elems;
     if (choice->pure || block == 1) return recipe->type;
     situation s = {recipe, model, t, model->place[index], is_value(r) ? model->n_values : model->n_layers};
-    if (model->n_experts > 1 && r == FFN_DOWN) s.place = layer_of(t->name); /* several such tensors in a layer */
+    bool is_ffn = r == FFN_DOWN || r == FFN_GATE || r == FFN_UP;
+    if (model->n_experts > 1 && is_ffn && !is_smallest(recipe)) s.place = layer_of(t->name); /* several such tensors in a layer */
     if (r == OUTPUT || (r == EMBEDDING && model->is_tied)) {
         if (choice->output != CT_N_TYPES) return choice->output;
         if (t->ne[0] % block != 0) return CT_Q8_0;
@@ -242,7 +295,7 @@ ct_type ct_recipe_choose(const ct_recipe *recipe, const ct_recipe_model *model, 
     ct_type type = first_rule(rules, sizeof rules / sizeof rules[0], is_value(r) ? ATTN_V : r, &s);
     /* a llama of 80 layers with shared key heads: its values are an eighth of its queries */
     bool is_70b = model->is_llama && model->n_layers == 80 && model->n_heads != model->n_kv_heads;
-    if (is_70b && is_value(r) && (type == CT_Q3_K || type == CT_Q4_K)) return CT_Q5_K;
+    if (is_70b && is_value(r) && !is_smallest(recipe) && (type == CT_Q3_K || type == CT_Q4_K)) return CT_Q5_K;
     return type;
 }
 
@@ -251,7 +304,7 @@ ct_type ct_recipe_fit(ct_type type, uint64_t n_cols)
     if (n_cols % ct_type_get(type)->block_elems == 0) return type;
     switch (type) {
     case CT_Q2_K: case CT_Q3_K: case CT_TQ1_0: case CT_TQ2_0: type = CT_Q4_0; break;
-    case CT_IQ4_XS: type = CT_IQ4_NL; break;
+    case CT_IQ2_XXS: case CT_IQ2_XS: case CT_IQ2_S: case CT_IQ3_XXS: case CT_IQ3_S: case CT_IQ4_XS: type = CT_IQ4_NL; break;
     case CT_Q4_K: type = CT_Q5_0; break;
     case CT_Q5_K: type = CT_Q5_1; break;
     case CT_Q6_K: type = CT_Q8_0; break;

@@ -891,6 +891,10 @@ INLINE void rows_mxfp4(const ct_rows *rows, bool weighted)
     }
 }
 
+/* ---- points --------------------------------------------------------------------------------------------------------- */
+
+#include "quantize/rows_points.h"
+
 /* ---- plain types ---------------------------------------------------------------------------------------------------- */
 
 static void rows_f32(const ct_rows *rows)
@@ -973,6 +977,11 @@ const ct_rows_fn ROWS_TABLE[CT_N_TYPES] = {
     [CT_Q5_K] = rows_q5_k_any,
     [CT_Q6_K] = rows_q6_k_any,
     [CT_IQ4_XS] = rows_iq4_xs_any,
+    [CT_IQ2_XXS] = rows_iq2_xxs,
+    [CT_IQ2_XS] = rows_iq2_xs,
+    [CT_IQ2_S] = rows_iq2_s,
+    [CT_IQ3_XXS] = rows_iq3_xxs,
+    [CT_IQ3_S] = rows_iq3_s,
     [CT_TQ1_0] = rows_tq1_0_any,
     [CT_TQ2_0] = rows_tq2_0_any,
 };

@@ -1,4 +1,4 @@
-/* fuzz_quantize.c: libFuzzer over cactus_quantize. The input is a model, or, where its first byte is odd, an importance matrix for
+/* fuzz_quantize.c: libFuzzer over cactus_quantize. The input is a model, or, where its last byte is odd, an importance matrix for
  * the model made here. What is made must open again, and hold the tensors of the source. Run by scripts/fuzz.sh. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -63,12 +63,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         write_file(model, bytes, small_model(bytes));
     }
     if (size == 0) return 0;
-    write_file(input, data + 1, size - 1);
-    bool is_imatrix = data[0] % 2 == 1;
+    uint8_t mode = data[size - 1];
+    write_file(input, data, size - 1);
+    bool is_imatrix = mode % 2 == 1;
     cactus_error err;
     cactus_quantize_params p;
     cactus_quantize_params_default(&p);
-    p.recipe = recipes[data[0] / 2 % 8];
+    p.recipe = recipes[mode / 2 % 8];
     p.n_threads = 1;
     p.allow_requantize = p.overwrite = 1;
     if (is_imatrix) p.imatrix = input;
