@@ -51,7 +51,7 @@ cmake --build "$build" --target "fuzz_$name" --parallel 2
 
 mkdir -p "$corpus" "$artifacts"
 case $name in
-gguf | model | tokenizer) patterns='*.gguf' ;;
+gguf | model | quantize | tokenizer) patterns='*.gguf' ;;
 *) patterns='*' ;;
 esac
 find tests/data -type f -name "$patterns" -size -"$((max_len / 1024))"k | while read -r file; do

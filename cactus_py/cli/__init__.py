@@ -25,6 +25,7 @@ COMMANDS = {
     "show": "Describe a model or a model file.",
     "rm": "Delete models from the store.",
     "convert": "Make a GGUF file of a Hugging Face checkpoint.",
+    "quantize": "Make a smaller model from a GGUF file.",
     "bench": "Measure the speed and the memory of a model on this machine.",
     "doctor": "Check this machine, the engine and the settings.",
 }

@@ -1,7 +1,8 @@
 """The native engine: the only Python that touches C.
 
-``Model`` maps a GGUF file, scores and generates; ``Tokenizer`` turns text into ids. Errors of the C library arrive as the
-exceptions of ``cactus_py.errors``, one class per status. C releases the interpreter lock while it works.
+``Model`` maps a GGUF file, scores and generates; ``Tokenizer`` turns text into ids; ``quantize`` makes smaller files. Errors of
+the C library arrive as the exceptions of ``cactus_py.errors``, one class per status. C releases the interpreter lock while it
+works.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from . import _ffi
 from .model import Generation, GenerationStats, MemoryInfo, Model, ModelInfo, Token
+from .quantize import QuantizeProgress, QuantizeResult, quantize, quantize_recipes, quantize_types
 from .support import Architecture, TensorType, architectures, tensor_types
 from .tokenizer import Tokenizer, TokenizerInfo
 
@@ -20,6 +22,8 @@ __all__ = [
     "MemoryInfo",
     "Model",
     "ModelInfo",
+    "QuantizeProgress",
+    "QuantizeResult",
     "TensorType",
     "Token",
     "Tokenizer",
@@ -30,6 +34,9 @@ __all__ = [
     "kernels_available",
     "library_path",
     "library_version",
+    "quantize",
+    "quantize_recipes",
+    "quantize_types",
     "tensor_types",
 ]
 

@@ -329,6 +329,73 @@ CACTUS_API cactus_status cactus_request_get_stats(cactus_request *request, cactu
 /* Cancels it if it runs, and frees it. */
 CACTUS_API void cactus_request_free(cactus_request *request);
 
+/* ---- quantising ---------------------------------------------------------------------------------------------------- */
+
+/* What a tensor becomes, and how far the work is. Called in the caller's thread when a tensor is begun, some times a second while it
+ * lasts, and when it is done. */
+typedef struct cactus_quantize_progress {
+    const char *tensor;      /* valid during the call; safe to print */
+    const char *from_type;   /* "F16"; static storage */
+    const char *to_type;
+    int32_t done;            /* 1: with this tensor */
+    int32_t fell_back;       /* 1: its rows do not fit the blocks of the type it should have had */
+    int32_t has_importance;  /* 1: the importance matrix has weights for it */
+    uint32_t index;          /* of the tensor, from 0 */
+    uint32_t n_tensors;
+    uint64_t n_elems;        /* of the tensor */
+    uint64_t from_bytes;
+    uint64_t to_bytes;
+    uint64_t bytes_done;     /* of all tensors of the source */
+    uint64_t bytes_total;
+} cactus_quantize_progress;
+
+/* Return non-zero to cancel. */
+typedef int32_t (*cactus_quantize_callback)(void *user, const cactus_quantize_progress *progress);
+
+typedef struct cactus_quantize_params {
+    uint32_t struct_size;
+    int32_t n_threads;               /* 0: cactus_default_threads(); the result does not depend on it */
+    const char *recipe;              /* one of cactus_quantize_recipes(), in any case */
+    const char *imatrix;             /* path of an importance matrix (GGUF or .dat of llama.cpp), or NULL */
+    const char *output_type;         /* tensor type ("q6_k") of output.weight, or of the embedding where that serves as output; or NULL */
+    const char *embedding_type;      /* tensor type of the token embedding, or NULL */
+    const char *const *tensor_types; /* [n_tensor_types] "PATTERN=TYPE": a POSIX extended regular expression, found anywhere in a
+                                        tensor's name; the first that fits decides, before all else */
+    size_t n_tensor_types;
+    int32_t pure;                    /* 1: the recipe's type for every matrix, without its exceptions */
+    int32_t allow_requantize;        /* 1: also tensors that are quantised already, which costs quality */
+    int32_t overwrite;               /* 1: replace the target if it exists */
+    cactus_quantize_callback on_progress; /* or NULL */
+    void *user;
+} cactus_quantize_params;
+
+typedef struct cactus_quantize_result {
+    uint32_t struct_size;
+    uint32_t n_tensors;
+    uint32_t n_converted;       /* of another type now */
+    uint32_t n_fell_back;
+    uint32_t n_with_importance;
+    uint64_t n_elems;           /* of all tensors */
+    uint64_t from_bytes;        /* tensor data of the source */
+    uint64_t to_bytes;
+    uint64_t from_file_bytes;   /* all parts of a split source */
+    uint64_t to_file_bytes;
+} cactus_quantize_result;
+
+/* Space-separated names of the recipes ("f32 f16 bf16 q8_0 q6_k q5_k_m …"). Static storage. */
+CACTUS_API const char *cactus_quantize_recipes(void);
+
+/* Space-separated names of the tensor types that can be made. Static storage. */
+CACTUS_API const char *cactus_quantize_types(void);
+
+CACTUS_API void cactus_quantize_params_default(cactus_quantize_params *params);
+
+/* Writes `target`, the model of the GGUF file `source` (of a split one its first part) with tensors of other types. The target appears
+ * when it is complete, or not at all. target NULL: nothing is written, but everything is reported as if. `result` may be NULL.
+ * Errors: IO, FORMAT, UNSUPPORTED, ARGUMENT, MEMORY; CANCELLED by the callback. */
+CACTUS_API cactus_status cactus_quantize(const char *source, const char *target, const cactus_quantize_params *params,
+                                         cactus_quantize_result *result, cactus_error *err);
+
 #ifdef __cplusplus
 }
 #endif
