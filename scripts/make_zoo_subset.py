@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 DECODERS = ["llama"]
-QUANTISED = {"llama-quant": ["Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_XS", "TQ1_0"]}
+QUANTISED = {"llama-quant": ["Q2_K", "Q3_K_M", "Q4_K_M", "TQ1_0"]}
 
 
 def copy_decoder(source: Path, target: Path, name: str) -> None:

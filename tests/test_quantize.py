@@ -288,7 +288,7 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path, value: float, w
 
 def test_quantised_sources_must_be_allowed(zoo: Path, tmp_path: Path, run: Run) -> None:
     """As in llama.cpp, and the command says which option allows it."""
-    source = zoo / "llama-quant" / "llama-quant.Q8_0.gguf"
+    source = zoo / "llama-variants" / "Q8_0.gguf"
     status, out, err = run(source, tmp_path / "out.gguf", "--type", "q4_0")
     assert (status, out) == (1, "")
     assert "quantised already (Q8_0)" in err and "--allow-requantize" in err

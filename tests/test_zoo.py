@@ -19,7 +19,7 @@ from cactus_py.engine import Model, kernels_available
 
 KERNELS = kernels_available()
 ZOO = Path(__file__).parent / "data" / "zoo"
-QUANTISED = ["Q2_K", "Q3_K_M", "Q4_K_M", "IQ4_XS", "TQ1_0"]
+QUANTISED = ["Q2_K", "Q3_K_M", "Q4_K_M", "TQ1_0"]
 TYPES = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL", "MXFP4"]
 VARIANTS = ["linear", "yarn", "yarn-attn", "bias", "untied-gqa", "odd"]
 ABOUT: dict[str, dict[str, Any]] = json.loads((ZOO / "decoders" / "index.json").read_text(encoding="utf-8"))["models"]
