@@ -188,6 +188,8 @@ ARM_INLINE arm_shape arm_shape_of(ct_type type)
     case CT_IQ4_NL: return (arm_shape){32, 18, 32, false, -1};
     case CT_IQ4_XS: return (arm_shape){256, 136, 32, false, -1};
     case CT_MXFP4: return (arm_shape){32, 17, 32, false, -1};
+    case CT_Q2_K: return (arm_shape){256, 84, 16, true, -1};
+    case CT_Q3_K: return (arm_shape){256, 110, 16, false, -1}; /* arm_codes takes its bias off on the way */
     case CT_Q4_K: return (arm_shape){256, 144, 32, true, -1};
     case CT_Q5_K: return (arm_shape){256, 176, 32, true, -1};
     case CT_Q6_K: return (arm_shape){256, 210, 16, false, 5};
@@ -276,6 +278,18 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
         hi = lo;
         break;
     }
+    case CT_Q2_K:
+    case CT_Q3_K: { /* sub-blocks of 16: half of the block, run of 32 in it, part of the run */
+        size_t run = g / 2 % 4;
+        lo = vld1q_u8(block + (type == CT_Q2_K ? 16 : 32) + g / 8 * 32 + g % 2 * 16);
+        lo = vandq_u8(arm_move_bits(lo, 2 * (int)run, 0), vdupq_n_u8(3));
+        if (type == CT_Q3_K) { /* a bit that is not set takes 4 off */
+            uint8x16_t bits = arm_move_bits(vld1q_u8(block + g % 2 * 16), (int)(g / 2), 2);
+            lo = vsubq_u8(lo, vbicq_u8(vdupq_n_u8(4), bits));
+        }
+        hi = lo;
+        break;
+    }
     case CT_TQ2_0:
         lo = vandq_u8(arm_move_bits(vld1q_u8(block + g / 4 * 32), 2 * (int)(g % 4), 0), vdupq_n_u8(3));
         hi = vandq_u8(arm_move_bits(vld1q_u8(block + g / 4 * 32 + 16), 2 * (int)(g % 4), 0), vdupq_n_u8(3));
@@ -315,10 +329,11 @@ ARM_INLINE uint8x16_t arm_combine_u64(uint64_t low, uint64_t high)
 }
 
 /* Scales and minima of four blocks, one of each of four rows: d and m of the block, a lane per row, and the small integers that
- * they are multiplied with in sub-blocks, as bytes: byte g % 4 of a lane of sc[g / 4], Q6_K's with 128, IQ4_XS's with 32 added. */
+ * they are multiplied with in sub-blocks, as bytes: byte g % 4 of a lane of sc[g / 4], Q6_K's with 128 added, IQ4_XS's and
+ * Q3_K's with 32. */
 typedef struct arm_scales {
     float32x4_t d, m;
-    uint8x16_t sc[4], mn[2];
+    uint8x16_t sc[4], mn[4];
 } arm_scales;
 
 ARM_INLINE arm_scales arm_load_scales(ct_type type, const uint8_t *const block[4])
@@ -345,6 +360,29 @@ ARM_INLINE arm_scales arm_load_scales(ct_type type, const uint8_t *const block[4
             s.sc[i] = arm_combine_u64(sc[i][0], sc[i][1]);
             s.mn[i] = arm_combine_u64(mn[i][0], mn[i][1]);
         }
+    } else if (type == CT_Q2_K) {
+        uint32x4_t sc[4];
+        s.d = arm_scale_of_4(block, 80, 0);
+        s.m = arm_scale_of_4(block, 82, 0x8000);
+        for (size_t i = 0; i < 4; i++) sc[i] = vreinterpretq_u32_u8(vld1q_u8(block[i]));
+        arm_transpose(sc);
+        for (size_t i = 0; i < 4; i++) {
+            s.sc[i] = vandq_u8(vreinterpretq_u8_u32(sc[i]), vdupq_n_u8(15));
+            s.mn[i] = vshrq_n_u8(vreinterpretq_u8_u32(sc[i]), 4);
+        }
+    } else if (type == CT_Q3_K) { /* eight bytes of nibbles, low ones first; four of pairs of bits, the lowest of all first */
+        uint32x4_t sc[4];
+        s.d = arm_scale_of_4(block, 108, 0);
+        for (size_t i = 0; i < 4; i++) {
+            static const int8_t down[16] = {0, 0, 0, 0, -2, -2, -2, -2, -4, -4, -4, -4, -6, -6, -6, -6};
+            uint8x8_t nibbles = vld1_u8(block[i] + 96);
+            uint8x16_t low = vcombine_u8(vand_u8(nibbles, vdup_n_u8(15)), vshr_n_u8(nibbles, 4));
+            uint8x16_t high = vreinterpretq_u8_u32(vdupq_n_u32(*(const arm_u32 *)(block[i] + 104)));
+            high = vandq_u8(vshlq_u8(high, vld1q_s8(down)), vdupq_n_u8(3));
+            sc[i] = vreinterpretq_u32_u8(vsliq_n_u8(low, high, 4));
+        }
+        arm_transpose(sc);
+        for (size_t i = 0; i < 4; i++) s.sc[i] = vreinterpretq_u8_u32(sc[i]);
     } else if (type == CT_Q6_K) {
         uint32x4_t sc[4];
         s.d = arm_scale_of_4(block, 208, 0);
@@ -392,15 +430,15 @@ ARM_INLINE float32x4_t arm_small_floats(uint8x16_t bytes, size_t byte, int bias)
 /* d and m of sub-block g (a constant) of the four blocks */
 ARM_INLINE float32x4_t arm_d(ct_type type, const arm_scales *s, size_t g)
 {
-    if (type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 0));
+    if (type == CT_Q2_K || type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 0));
     if (type == CT_Q6_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 128));
-    if (type == CT_IQ4_XS) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 32));
+    if (type == CT_IQ4_XS || type == CT_Q3_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 32));
     return s->d;
 }
 
 ARM_INLINE float32x4_t arm_m(ct_type type, const arm_scales *s, size_t g)
 {
-    if (type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->m, arm_small_floats(s->mn[g / 4], g % 4, 0));
+    if (type == CT_Q2_K || type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->m, arm_small_floats(s->mn[g / 4], g % 4, 0));
     return s->m;
 }
 
@@ -454,7 +492,8 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
             if (shape.sub_elems == 32) q1 = vld1q_s8(x.q + g * 32 + 16);
             const size_t block32 = g * shape.sub_elems / 32;
             float32x4_t a = n_sub == 1 ? arm_load_f32(x.a) : vld1q_f32(x.a + block32 / 4 * 4), a_sum = a;
-            if (shape.has_min) a_sum = n_sub == 1 ? arm_load_f32(x.a_sum32) : vld1q_f32(x.a_sum32 + block32 / 4 * 4);
+            if (shape.has_min && shape.sub_elems == 16) a_sum = vld1q_f32(x.a_sum16 + g / 4 * 4);
+            else if (shape.has_min) a_sum = n_sub == 1 ? arm_load_f32(x.a_sum32) : vld1q_f32(x.a_sum32 + block32 / 4 * 4);
             ARM_UNROLL
             for (size_t quad = 0; quad < n_quads; quad++) {
                 int32x4_t part[4];
@@ -472,7 +511,8 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
                 int32x4_t sums = arm_sums(part[0], part[1], part[2], part[3]);
                 float32x4_t dot = magic ? arm_to_float(sums) : vcvtq_f32_s32(sums);
                 acc[quad] = vfmaq_f32(acc[quad], dot, arm_mul_lane(arm_d(type, &scales[quad], g), a, block32));
-                if (shape.has_min) acc[quad] = arm_fma_lane(acc[quad], arm_m(type, &scales[quad], g), a_sum, block32);
+                if (!shape.has_min) continue;
+                acc[quad] = arm_fma_lane(acc[quad], arm_m(type, &scales[quad], g), a_sum, shape.sub_elems == 16 ? g : block32);
             }
         }
         for (size_t quad = 0; quad < n_quads; quad++)
@@ -481,6 +521,7 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
         x.q += shape.block_elems;
         x.a += shape.block_elems / 32;
         x.a_sum32 += shape.block_elems / 32;
+        x.a_sum16 += shape.block_elems / 16;
     }
     for (size_t quad = 0; quad < n_quads; quad++)
         if (r + 4 * quad < n_rows) arm_store_part(y + r + 4 * quad, acc[quad], n_rows - r - 4 * quad);
@@ -637,7 +678,7 @@ ARM_INLINE void arm_pack(arm_put_fn put, void *panel, const int8_t *codes, const
 
 #define ARM_BLOCK_TYPES(X)                                                              \
     X(CT_Q4_0) X(CT_Q4_1) X(CT_Q5_0) X(CT_Q5_1) X(CT_Q8_0) X(CT_IQ4_NL) X(CT_MXFP4)     \
-    X(CT_Q4_K) X(CT_Q5_K) X(CT_Q6_K) X(CT_IQ4_XS) X(CT_TQ2_0)
+    X(CT_Q2_K) X(CT_Q3_K) X(CT_Q4_K) X(CT_Q5_K) X(CT_Q6_K) X(CT_IQ4_XS) X(CT_TQ2_0)
 
 #define ARM_DEFINE_MATVEC(type)                                                                                        \
     static void matvec_##type(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols, \

@@ -559,11 +559,13 @@ static ALWAYS_INLINE void unpack_tile(uint8_t *panel, size_t tile, const uint8_t
     }
     if (type == CT_Q8_0 || type == CT_Q5_0 || type == CT_Q5_1) {
         const bool has_min = type == CT_Q5_1;
+        const __m512i at = row_offsets(rows);
         if (b < n_blocks) unpack_64(panel, tile, rows, b, 32, type);
         for (b = 0; b < n_blocks; b++) {
             const size_t pos = b * (type == CT_Q8_0 ? 34 : type == CT_Q5_0 ? 22 : 24);
-            store_scales(panel, tile, b, load_f16(rows, pos), 0, there, 32, has_min);
-            if (has_min) store_scales(panel, tile, b, load_f16(rows, pos + 2), 1, there, 32, has_min);
+            const __m512i head = _mm512_i32gather_epi32(at, rows[0] + pos, 1); /* d, Q5_1: and m */
+            store_scales(panel, tile, b, cvt_f16_dwords(head), 0, there, 32, has_min);
+            if (has_min) store_scales(panel, tile, b, cvt_f16_dwords(_mm512_srli_epi32(head, 16)), 1, there, 32, has_min);
         }
     } else if (type == CT_Q6_K) {
         for (b = 0; b < n_blocks / 8; b++) {
