@@ -438,7 +438,7 @@ INLINE void rows_q6_k(const ct_rows *rows, bool weighted)
         int n = load_tile(rows, b, 256, weighted, &t);
         for (int i = 0; i < 16; i++)
             ideal[i] = search_scale(t.x + 16 * i, t.w + 16 * i, 16, g, 32.8f, 0.4f, 5, 0, weighted);
-        super s = search_super(t.x, t.w, 16, 16, g, ideal, -128, 3, 2, weighted);
+        super s = search_super(t.x, t.w, 16, 16, g, ideal, -128, 6, 2, weighted);
         for (int i = 0; i < 16; i++) {
             encode_symmetric(t.x + 16 * i, 16, g, s.d * s.scale[i], t.q + 16 * i);
             memcpy(u.scale[i], &s.scale[i], sizeof s.scale[i]);
@@ -687,7 +687,7 @@ INLINE void rows_q4_k(const ct_rows *rows, bool weighted)
         int n = load_tile(rows, b, 256, weighted, &t);
         for (int i = 0; i < 8; i++)
             ideal[i] = search_line(t.x + 32 * i, t.w + 32 * i, 32, 15, 13.4f, 0.4f, 8, 2, true, weighted);
-        super_line s = search_super_line(t.x, t.w, 32, 8, 15, ideal, 63, 1, 1, 0, 2, weighted);
+        super_line s = search_super_line(t.x, t.w, 32, 8, 15, ideal, 63, 2, 1, 0, 2, weighted);
         encode_super_line(&t, 32, 8, 15, &s, &u, n);
         for (int i = 0; i < n; i++) {
             uint8_t *out = rows->blocks + (b + (size_t)i) * 144, scale[8], min[8];
@@ -715,7 +715,7 @@ INLINE void rows_q5_k(const ct_rows *rows, bool weighted)
         int n = load_tile(rows, b, 256, weighted, &t);
         for (int i = 0; i < 8; i++)
             ideal[i] = search_line(t.x + 32 * i, t.w + 32 * i, 32, 31, 29.0f, 0.5f, 7, 2, true, weighted);
-        super_line s = search_super_line(t.x, t.w, 32, 8, 31, ideal, 63, 1, 1, 0, 2, weighted);
+        super_line s = search_super_line(t.x, t.w, 32, 8, 31, ideal, 63, 2, 1, 0, 2, weighted);
         encode_super_line(&t, 32, 8, 31, &s, &u, n);
         for (int i = 0; i < n; i++) {
             uint8_t *out = rows->blocks + (b + (size_t)i) * 176, scale[8], min[8];
