@@ -285,6 +285,17 @@ MODELS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "qwen2",
         "F32",
     ),
+    "qwen35moe": (
+        "qwen3_5_moe_text",
+        moe(
+            intermediate_size=None, num_hidden_layers=4, head_dim=16, layer_types=[LINEAR, LINEAR, LINEAR, FULL],
+            linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=16,
+            linear_conv_kernel_dim=4, shared_expert_intermediate_size=48,
+            rope_parameters=rope(1e7, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True),
+        ),
+        "qwen2",
+        "F32",
+    ),
     "bert": ("bert", BERT | {"max_position_embeddings": 64, "type_vocab_size": 2}, "wordpiece", "F32"),
     "roberta": (
         "roberta",
@@ -339,7 +350,7 @@ FILES = {
     "gemma3-vision": {"preprocessor_config.json": PIXELS | {"image_seq_length": 16}},
 }
 IN_ALL_TYPES = ("qwen3moe", "gemma2", "lfm2", "bert", "mamba2")
-OPTIONS = {"qwen35": {"no_mtp": True}}
+OPTIONS = {"qwen35": {"no_mtp": True}, "qwen35moe": {"no_mtp": True}}
 
 
 def describe(name: str) -> dict[str, Any]:

@@ -49,6 +49,8 @@ ROOT = str(Path(cactus_py.errors.__file__).parents[1])
 # Where our metadata says more than llama.cpp's, or the truth where that does not: key -> why.
 OURS_ONLY = {
     "rope.freq_base": "some of its rows leave the base out, which is right for 10,000 only",
+    "attention.sliding_window": "it has none for Mistral and StarCoder 2",
+    "expert_gating_func": "DeepSeek V3's is a sigmoid, though transformers does not write it into config.json",
     "general.file_type": "forgotten for gptneox",
     "tokenizer.ggml.unknown_token_id": "it looks into tokenizer.json only",
     "tokenizer.ggml.mask_token_id": "it looks into tokenizer.json only",
@@ -150,6 +152,16 @@ def test_query_norms_of_single_heads(tmp_path: Path) -> None:
     name = "model.layers.1.self_attn.q_layernorm.norms.2.weight"
     row = np.frombuffer(tiny.values(name, "F32", [16]), np.float32)
     assert np.array_equal(tiny.floats(tensors["blk.1.attn_q_norm.weight"])[2], row)
+
+
+def test_layers_that_predict_ahead_are_left_out(tmp_path: Path) -> None:
+    """DeepSeek V3 has one behind its last, with tensors that no other layer has."""
+    description = CHECKPOINTS["deepseek3"]
+    more = {"model.layers.3.eh_proj.weight": ["BF16", [64, 128]], "model.layers.3.input_layernorm.weight": ["BF16", [64]]}
+    config = description["config"] | {"num_nextn_predict_layers": 1}
+    folder = tiny.write(tmp_path / "t", description | {"config": config, "tensors": description["tensors"] | more})
+    _, tensors = tiny.read_gguf(convert(folder, tmp_path / "o.gguf").path)
+    assert sorted(tensors) == sorted(REFERENCES["deepseek3"]["tensors"])
 
 
 def whisper(folder: Path) -> Path:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _COMPARED_PARAMETERS = 200_000_000
 _N_TOKENS = 16
-# Largest distance of scores, as a share of their deviation, that rounding of the stored weights explains.
-_TOLERANCE = {"F32": 0.01, "F16": 0.02, "BF16": 0.1, "Q8_0": 0.15}
+# Root mean square of the distance of scores, as a share of their deviation, that rounding of weights and activations explains
+# even in very small models; rows or heads in a wrong order make it more than 1.
+_TOLERANCE = {"F32": 0.01, "F16": 0.02, "BF16": 0.1, "Q8_0": 0.4}
 
 
 def check(result: Conversion, source: Path) -> list[str]:
@@ -52,12 +53,13 @@ def _compared(model: Any, result: Conversion, source: Path) -> str:
         return f"Its numbers were not compared: transformers cannot load the checkpoint ({type(error).__name__})."
     found = model.logits(ids)
     n_both = min(found.shape[1], wanted.shape[1])
-    share = float(np.abs(found[:, :n_both] - wanted[:, :n_both]).max() / max(float(wanted.std()), 1e-9))
+    distance = found[:, :n_both].astype(np.float64) - wanted[:, :n_both]
+    share = float(np.sqrt(np.mean(distance**2)) / max(float(wanted.std()), 1e-9))
     if share > _TOLERANCE.get(result.type, 1.0):
         raise EngineError(
             f"{result.path} was written, but its scores differ from those of transformers by {share:.3f} of their deviation."
         )
-    return f"Its scores for {_N_TOKENS} tokens are those of transformers (largest distance {share:.1e} of their deviation)."
+    return f"Its scores for {_N_TOKENS} tokens are those of transformers (RMS distance {share:.1e} of their deviation)."
 
 
 def _sentence(error: Exception) -> str:

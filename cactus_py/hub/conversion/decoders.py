@@ -170,6 +170,13 @@ EXPERTS: Names = {
     "mlp.experts.down_proj": To("ffn_down_exps.weight"),
 }
 
+_SHARED_EXPERT: Names = {
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+}
+
 LLAMA: Names = {**ENDS, **blocks({**QKV_INTERLEAVED, **MLP, **NORMS})}
 NEOX: Names = {**ENDS, **blocks({**QKV, **MLP, **NORMS})}  # as llama, with q and k as they are
 
@@ -197,6 +204,17 @@ def _llama_with_head_size(job: Job) -> None:
     _llama(job)
     job.meta.u32(job.key("attention.key_length"), job.config.head_size)
     job.meta.u32(job.key("attention.value_length"), job.config.head_size)
+
+
+def _mistral(job: Job) -> None:
+    """As Llama, with a window in the older models. llama.cpp's files do not say so."""
+    _llama_with_head_size(job)
+    sliding(job, pattern=False)
+
+
+def _starcoder2(job: Job) -> None:
+    standard(job)
+    sliding(job, pattern=False)
 
 
 def _moe(job: Job) -> None:
@@ -660,6 +678,11 @@ def _qwen35(job: Job) -> None:
     meta.setdefault(key("rope.dimension_sections"), "array i32", [11, 11, 10, 0])
 
 
+def _qwen35moe(job: Job) -> None:
+    _moe(job)
+    _qwen35(job)
+
+
 def _qwen35_layer(config: Config, layer: int) -> str | bool:
     if kinds := config.kinds_of_layers():
         return kinds[layer]
@@ -760,16 +783,71 @@ _MAMBA2_MIXER: Names = {
 }
 
 
+_QWEN35: Names = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": To("output_norm", plus_one),
+    "lm_head": "output",
+    **blocks(
+        {
+            **QKV,
+            **MLP,
+            "self_attn.q_norm": To("attn_q_norm", plus_one),
+            "self_attn.k_norm": To("attn_k_norm", plus_one),
+            "input_layernorm": To("attn_norm", plus_one),
+            "post_attention_layernorm": To("post_attention_norm", plus_one),
+            "linear_attn.in_proj_qkv": To("attn_qkv", _tiled_tail),
+            "linear_attn.in_proj_z": To("attn_gate", _tiled_v),
+            "linear_attn.in_proj_a": To("ssm_alpha", _tiled_single),
+            "linear_attn.in_proj_b": To("ssm_beta", _tiled_single),
+            "linear_attn.conv1d": To("ssm_conv1d", _tiled_conv),
+            "linear_attn.A_log": To("ssm_a", _tiled_a),
+            "linear_attn.dt_bias": To("ssm_dt.bias", _tiled_single),
+            "linear_attn.norm": "ssm_norm",
+            "linear_attn.out_proj": To("ssm_out", _tiled_columns),
+        }
+    ),
+}
+_DEEPSEEK: Names = {
+    **ENDS,
+    **blocks(
+        {
+            **QKV,
+            **MLP,
+            **NORMS,
+            **EXPERTS,
+            "self_attn.q_a_proj": "attn_q_a",
+            "self_attn.q_b_proj": "attn_q_b",
+            "self_attn.q_a_layernorm": "attn_q_a_norm",
+            "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
+            "self_attn.kv_a_layernorm": "attn_kv_a_norm",
+            "self_attn.kv_b_proj": (To("attn_k_b", _mla_keys), To("attn_v_b", _mla_values)),
+            "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
+            "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+            "mlp.shared_experts.up_proj": "ffn_up_shexp",
+            "mlp.shared_experts.down_proj": "ffn_down_shexp",
+        }
+    ),
+}
+
 DECODERS: tuple[Architecture, ...] = (
     Architecture(
         "llama",
-        ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "MistralForCausalLM", "MistralModel", "VLlama3ForCausalLM"),
+        ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "VLlama3ForCausalLM"),
         LLAMA,
         _llama_with_head_size,
         any_llama,
-        model_types=("llama", "mistral"),
+        model_types=("llama",),
         defaults=_LLAMA_DEFAULTS,
         prepare=llama3_factors,
+    ),
+    Architecture(
+        "llama",
+        ("MistralForCausalLM", "MistralModel"),
+        LLAMA,
+        _mistral,
+        any_llama,
+        model_types=("mistral",),
+        defaults={**_LLAMA_DEFAULTS, "max_position_embeddings": 131072, "num_key_value_heads": 8},
     ),
     Architecture(
         "llama",
@@ -804,13 +882,7 @@ DECODERS: tuple[Architecture, ...] = (
         {
             **NEOX,
             **blocks(
-                {
-                    **EXPERTS,
-                    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
-                    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
-                    "mlp.shared_expert.up_proj": "ffn_up_shexp",
-                    "mlp.shared_expert.down_proj": "ffn_down_shexp",
-                }
+                {**EXPERTS, **_SHARED_EXPERT}
             ),
         },
         _moe,
@@ -952,6 +1024,8 @@ DECODERS: tuple[Architecture, ...] = (
                 {
                     "self_attn.q_layernorm.norms.{}": Stack("attn_q_norm"),
                     "self_attn.k_layernorm.norms.{}": Stack("attn_k_norm"),
+                    "self_attn.q_layernorm": "attn_q_norm",
+                    "self_attn.k_layernorm": "attn_k_norm",
                 }
             ),
         },
@@ -963,7 +1037,7 @@ DECODERS: tuple[Architecture, ...] = (
         "starcoder2",
         ("Starcoder2ForCausalLM",),
         {**NEOX, **blocks({"mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down"})},
-        standard,
+        _starcoder2,
         byte_level,
         defaults={"norm_epsilon": 1e-5, "max_position_embeddings": 4096, "num_key_value_heads": 2, **_THETA},
     ),
@@ -1115,31 +1189,20 @@ DECODERS: tuple[Architecture, ...] = (
     ),
     Architecture(
         "deepseek2",
-        ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"),
-        {
-            **ENDS,
-            **blocks(
-                {
-                    **QKV,
-                    **MLP,
-                    **NORMS,
-                    **EXPERTS,
-                    "self_attn.q_a_proj": "attn_q_a",
-                    "self_attn.q_b_proj": "attn_q_b",
-                    "self_attn.q_a_layernorm": "attn_q_a_norm",
-                    "self_attn.kv_a_proj_with_mqa": "attn_kv_a_mqa",
-                    "self_attn.kv_a_layernorm": "attn_kv_a_norm",
-                    "self_attn.kv_b_proj": (To("attn_k_b", _mla_keys), To("attn_v_b", _mla_values)),
-                    "mlp.gate.e_score_correction_bias": "exp_probs_b.bias",
-                    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
-                    "mlp.shared_experts.up_proj": "ffn_up_shexp",
-                    "mlp.shared_experts.down_proj": "ffn_down_shexp",
-                }
-            ),
-        },
+        ("DeepseekV2ForCausalLM",),
+        _DEEPSEEK,
         _deepseek2,
         byte_level,
-        defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 4096, **_THETA},
+        defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 2048, **_THETA},
+        kind_of_layer=_deepseek_layer,
+    ),
+    Architecture(
+        "deepseek2",
+        ("DeepseekV3ForCausalLM",),
+        _DEEPSEEK,
+        _deepseek2,
+        byte_level,
+        defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 4096, "scoring_func": "sigmoid", **_THETA},
         kind_of_layer=_deepseek_layer,
     ),
     Architecture(
@@ -1235,33 +1298,20 @@ DECODERS: tuple[Architecture, ...] = (
     Architecture(
         "qwen35",
         ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
-        {
-            "model.embed_tokens": "token_embd",
-            "model.norm": To("output_norm", plus_one),
-            "lm_head": "output",
-            **blocks(
-                {
-                    **QKV,
-                    **MLP,
-                    "self_attn.q_norm": To("attn_q_norm", plus_one),
-                    "self_attn.k_norm": To("attn_k_norm", plus_one),
-                    "input_layernorm": To("attn_norm", plus_one),
-                    "post_attention_layernorm": To("post_attention_norm", plus_one),
-                    "linear_attn.in_proj_qkv": To("attn_qkv", _tiled_tail),
-                    "linear_attn.in_proj_z": To("attn_gate", _tiled_v),
-                    "linear_attn.in_proj_a": To("ssm_alpha", _tiled_single),
-                    "linear_attn.in_proj_b": To("ssm_beta", _tiled_single),
-                    "linear_attn.conv1d": To("ssm_conv1d", _tiled_conv),
-                    "linear_attn.A_log": To("ssm_a", _tiled_a),
-                    "linear_attn.dt_bias": To("ssm_dt.bias", _tiled_single),
-                    "linear_attn.norm": "ssm_norm",
-                    "linear_attn.out_proj": To("ssm_out", _tiled_columns),
-                }
-            ),
-        },
+        _QWEN35,
         _qwen35,
         byte_level,
         model_types=("qwen3_5_text",),
+        defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "head_dim": 256, **_THETA},
+        kind_of_layer=_qwen35_layer,
+    ),
+    Architecture(
+        "qwen35moe",
+        ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
+        {**_QWEN35, **blocks({**EXPERTS, **_SHARED_EXPERT})},
+        _qwen35moe,
+        byte_level,
+        model_types=("qwen3_5_moe_text",),
         defaults={"rms_norm_eps": 1e-6, "max_position_embeddings": 32768, "head_dim": 256, **_THETA},
         kind_of_layer=_qwen35_layer,
     ),

@@ -123,6 +123,7 @@ _TEXT_BESIDE_VISION = (
 _OTHER_PREFIXES = (
     "vision_tower.", "model.vision_tower.", "vision_model.", "model.vision_model.", "visual.", "model.visual.", "audio_tower.",
     "model.audio_tower.", "multi_modal_projector.", "model.multi_modal_projector.", "model.connector.", "connector.", "mtp.",
+    "model.mtp.",
 )  # fmt: skip
 
 
@@ -137,7 +138,7 @@ def plan(job: Job, arch: Architecture, base: TensorType | None) -> tuple[list[Te
     stacks: dict[str, tuple[str, dict[int, Lazy]]] = {}
     for name in job.checkpoint:
         key = _tidy(name, job)
-        if key is None:
+        if key is None or _predicts_ahead(key, job.config):
             continue
         destination, ending, numbers = _look_up(key, arch, name)
         if destination is None:
@@ -209,6 +210,12 @@ def _tidy(name: str, job: Job) -> str | None:
         if name.startswith(prefix):
             return plain + name[len(prefix) :]
     return None if name.startswith(_OTHER_PREFIXES) else name
+
+
+def _predicts_ahead(key: str, config: Config) -> bool:
+    """Whether a tensor is of the layers behind the last, which some models have for guessing further tokens."""
+    match = re.match(r"model\.layers\.(\d{1,6})\.", key)
+    return match is not None and bool(config.maybe_whole("num_nextn_predict_layers")) and int(match[1]) >= config.n_blocks
 
 
 def _look_up(key: str, arch: Architecture, name: str) -> tuple[Destination, str, list[int]]:

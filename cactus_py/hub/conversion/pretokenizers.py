@@ -18,6 +18,9 @@ _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 
 _LLAMA3 = _CONTRACTION + "|" + _WORD + r"|\p{N}{1,3}" + _OTHERS + _SPACES
+_CL100K = (  # OpenAI's own writing of nearly the same
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
 _QWEN2 = _CONTRACTION + "|" + _WORD + r"|\p{N}" + _OTHERS + _SPACES
 _QWEN35 = _CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*" + _SPACES
 
@@ -48,12 +51,17 @@ _TABLE: dict[tuple[tuple[str, ...], ...], str] = {
     (("digits", "single"), _GPT2_BYTES): "smollm",
     (("split", r"\p{N}"), _GPT2_BYTES): "smollm",
     (("punctuation", "Contiguous"), _GPT2_BYTES, ("split", "[0-9][0-9][0-9]")): "falcon",
-    (("punctuation", "Contiguous"), _GPT2_BYTES, ("digits", "together"), ("split", "[0-9][0-9][0-9]")): "default",
+    (("punctuation", "Contiguous"), _GPT2_BYTES, ("digits", "together"), ("split", "[0-9][0-9][0-9]")): "falcon",
     (("split", r"\p{N}{1,3}"), ("split", "[一-龥぀-ゟ゠-ヿ]+"), ("split", _DEEPSEEK3), _BYTES): "deepseek-v3",
     (
         ("split", r"[\r\n]"), ("split", r"\s?\p{L}+"), ("split", r"\s?\p{P}+"),
         ("split", "[一-龥ࠀ-一가-퟿]+"), ("digits", "single"), _BYTES,
     ): "deepseek-coder",
+    (
+        ("split", r"[\r\n]"), ("split", "letters of alphabets"), ("split", r"\s?[!-/:-~！-／：-～‘-‟　-。]+"),
+        ("split", r"\s+$"), ("split", "[一-龥ࠀ-一가-퟿]+"), ("digits", "single"), _BYTES,
+    ): "deepseek-llm",
+    (("split", _CL100K), _BYTES): "dbrx",
     (("split", " ?[^(\\s|[.,!?…。，、।۔،])]+"), _BYTES): "bloom",
     (("split", _WORD + r"|\p{N}" + _OTHERS + _SPACES), _BYTES): "ufakzeka",
     (("split", r"\p{N}{1,3}"), ("split", _CONTRACTION + "|" + _WORD + r"|\p{N}+" + _OTHERS + _SPACES), _BYTES): "minicpm5",
@@ -113,6 +121,8 @@ def _stages(given: Any) -> list[tuple[str, ...]]:
 
 def _plain(expression: str) -> str:
     """An expression in one of the ways it can be written."""
+    if expression.startswith(r"\s?[A-Za-zµÀ-Ö") and expression.endswith("]+"):  # some hundred ranges
+        return "letters of alphabets"
     for long in (
         "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
         "(?:(?i)'s|'t|'re|'ve|'m|'ll|'d)",
