@@ -206,6 +206,7 @@ static cactus_status read_shared_keys(const reader *r, ct_config *c)
         c->layers[i].shares_kv = true;
     }
     c->n_kv_layers -= n_shared;
+    c->n_keeping = n_own;
     return CACTUS_OK;
 }
 
@@ -400,6 +401,7 @@ cactus_status ct_config_read(cactus_model *model, cactus_error *err)
         return status;
     const char *eps = arch->norm == CT_NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     c->norm_eps = 1e-5f;
+    c->n_keeping = c->n_layers;
     c->attn_softcap = arch->attn_softcap;
     c->logit_softcap = arch->logit_softcap;
     c->embed_scale = arch->embed_sqrt ? sqrtf((float)c->d_model) : 1.0f;

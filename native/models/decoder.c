@@ -7,8 +7,8 @@
  *
  * Norms that a model does not have are left out; in a parallel layer both branches read the same x. Where a model has several
  * residual streams, x is the active one, which the layer predicts from all of them and corrects them by. Shapes: x [n_tok, d_model],
- * q [n_tok, n_heads*d_k], k and v [n_tok, n_kv_heads*d]. In the last layer only the rows whose scores are wanted go on after the
- * keys and values are stored. */
+ * q [n_tok, n_heads*d_k], k and v [n_tok, n_kv_heads*d]. In the last layer that keeps anything of a
+ * token only the rows whose scores are wanted go on after the keys and values are stored. */
 #include <math.h>
 #include <string.h>
 
@@ -38,6 +38,7 @@ struct ct_decoder {
     float *mix_scratch;
     ct_state_run *state_runs;   /* [max_batch] */
     float *inputs, *input_row;  /* [max_batch, n_layers*n_layer_input]: the layers' own inputs; a row of their embedding */
+    ct_run *wanted_runs;        /* [max_batch]: where layers follow that keep nothing */
     ct_streams_room streams;
     ct_experts_room experts;
     ct_group *head_groups;      /* [n_heads] */
@@ -149,6 +150,7 @@ cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, 
     d->up = take_floats(d, max_batch * n_ff, &ok);
     d->inputs = take_floats(d, max_batch * n_inputs, &ok);
     d->input_row = take_floats(d, n_inputs, &ok);
+    if (c->n_keeping < c->n_layers) d->wanted_runs = take(d, max_batch, sizeof *d->wanted_runs, &ok);
     d->act = take(d, max_batch, d->exec.k->act_bytes(ct_round_up(widest, 32)), &ok);
     if (ok && c->n_experts > 0)
         ok = ct_experts_room_init(&d->experts, d->exec.k, max_batch, c->n_experts, c->n_experts_used, c->d_model, c->n_ff_expert, &d->scratch_bytes);
@@ -179,6 +181,7 @@ void ct_decoder_free(ct_decoder *d)
     for (size_t i = 0; i < sizeof floats / sizeof floats[0]; i++) ct_free(floats[i]);
     for (size_t i = 0; i < N_ROPES; i++) ct_free(d->freq[i]);
     ct_free(d->state_runs);
+    ct_free(d->wanted_runs);
     ct_free(d->head_groups);
     ct_free(d->head_views);
     ct_free(d->act);
@@ -199,8 +202,11 @@ typedef struct step {
     const ct_batch *batch;
     const ct_layer *l;
     const ct_layer_config *lc;
-    size_t n_tok;      /* rows that are still computed */
-    bool last;         /* the last layer: after the mixer only the wanted rows go on */
+    const ct_run *runs; /* of the rows that are still computed */
+    size_t n_runs;
+    size_t n_tok;
+    bool narrows;      /* the last layer that keeps anything: after its mixer only the wanted rows go on */
+    bool last;
 } step;
 
 static ct_input input_of(const step *s, const float *x, size_t n_cols)
@@ -371,10 +377,10 @@ static bool attend(step *s, const float *x, float *y)
     expect(s, &s->l->wo, NULL, NULL);
     if (s->lc->mixer == CT_MIX_LATENT) make_latent(s, x);
     else make_qkv(s, x);
-    ct_store_keys(&d->exec, &d->kv, &attn, b->runs, b->n_runs, d->q, s->lc->shares_kv ? NULL : d->k, d->v);
-    if (s->last && b->n_outputs == 0 && !s->lc->beside) return false;
-    ct_attention(&d->exec, &d->kv, &attn, b->runs, b->n_runs, d->q, d->attn);
-    if (s->last && !s->lc->beside) {
+    ct_store_keys(&d->exec, &d->kv, &attn, s->runs, s->n_runs, d->q, s->lc->shares_kv ? NULL : d->k, d->v);
+    if (s->narrows && b->n_outputs == 0 && !s->lc->beside) return false;
+    ct_attention(&d->exec, &d->kv, &attn, s->runs, s->n_runs, d->q, d->attn);
+    if (s->narrows && !s->lc->beside) {
         gather_rows(d->attn, (size_t)c->n_heads * c->d_v, b->outputs, b->n_outputs);
         if (d->gate_q != NULL) gather_rows(d->gate_q, (size_t)c->n_heads * c->d_v, b->outputs, b->n_outputs);
         s->n_tok = b->n_outputs;
@@ -455,7 +461,7 @@ static bool mix(step *s, const float *x, float *y)
     if (attends && !s->lc->beside) return true;
     mix_recurrent(s, attends ? d->model->arch->recurrent : s->lc->mixer, x, attends ? d->beside : y);
     if (attends) ct_add(&d->exec, y, d->beside, s->n_tok, d->model->config.d_model);
-    if (!s->last) return true;
+    if (!s->narrows) return true;
     gather_rows(y, d->model->config.d_model, b->outputs, b->n_outputs);
     s->n_tok = b->n_outputs;
     return b->n_outputs > 0;
@@ -567,23 +573,46 @@ static void apply_input(const step *s, const float *x, float *y)
 
 /* ---- the layers ---- */
 
+/* From here on only the wanted rows: s->n_tok already counts them, mix() has gathered what it made. */
+static void narrow(step *s)
+{
+    ct_decoder *d = s->d;
+    const ct_config *c = &d->model->config;
+    const ct_batch *b = s->batch;
+    const ct_run *run = b->runs;
+    gather_rows(d->x, c->d_model, b->outputs, b->n_outputs);
+    gather_rows(d->h, c->d_model, b->outputs, b->n_outputs);
+    if (c->n_streams > 0) gather_rows(d->streams.all, (size_t)c->n_streams * c->d_model, b->outputs, b->n_outputs);
+    if (c->n_layer_input > 0) gather_rows(d->inputs, (size_t)c->n_layers * c->n_layer_input, b->outputs, b->n_outputs);
+    if (s->last) return;
+    for (size_t i = 0; i < 2; i++) gather_rows(d->angles[i], c->rope.n_rot, b->outputs, b->n_outputs);
+    s->runs = d->wanted_runs;
+    s->n_runs = 0;
+    for (size_t i = 0; i < b->n_outputs; i++) {
+        size_t row = b->outputs[i];
+        while (row >= run->first + run->n_tok) run++;
+        if (i > 0 && row == (size_t)b->outputs[i - 1] + 1 && row > run->first) {
+            d->wanted_runs[s->n_runs - 1].n_tok++;
+            continue;
+        }
+        ct_run *wanted = &d->wanted_runs[s->n_runs++];
+        *wanted = *run;
+        wanted->first = i;
+        wanted->n_tok = 1;
+        wanted->pos = run->pos + (row - run->first);
+    }
+}
+
 /* False: nothing is wanted beyond what the layer keeps. */
 static bool layer(step *s)
 {
     ct_decoder *d = s->d;
-    const ct_batch *b = s->batch;
-    size_t n = d->model->config.d_model;
     bool streams = d->model->arch->streams;
     bool parallel = d->model->config.parallel || (s->l->ffn_norm.weight == NULL && s->l->ffn_post_norm.weight == NULL);
     if (streams) ct_streams_predict(&d->exec, &d->model->weights.streams, &s->l->streams, &d->streams, d->x, s->n_tok);
     norm_into(s, s->l->attn_norm_2.weight != NULL ? &s->l->attn_norm_2 : &s->l->attn_norm, d->h, d->x);
     if (!mix(s, d->h, d->y)) return false;
-    if (s->last) {
-        gather_rows(d->x, n, b->outputs, b->n_outputs);
-        gather_rows(d->h, n, b->outputs, b->n_outputs);
-        if (streams) gather_rows(d->streams.all, d->model->config.n_streams * n, b->outputs, b->n_outputs);
-        if (d->inputs != NULL) gather_rows(d->inputs, d->model->config.n_layers * d->model->config.n_layer_input, b->outputs, b->n_outputs);
-    }
+    if (s->narrows) narrow(s);
     if (d->model->arch->ffn == CT_FFN_NONE) {
         add_branch(s, &s->l->attn_post_norm, d->y);
         return true;
@@ -640,7 +669,7 @@ void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
 {
     const ct_config *c = &d->model->config;
     const ct_weights *w = &d->model->weights;
-    step s = {.d = d, .batch = batch, .n_tok = batch->n_tok};
+    step s = {.d = d, .batch = batch, .runs = batch->runs, .n_runs = batch->n_runs, .n_tok = batch->n_tok};
     embed(d, batch);
     turn_angles(d, batch);
     if (d->model->arch->layer_inputs) make_inputs(&s);
@@ -648,6 +677,7 @@ void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
     for (size_t i = 0; i < c->n_layers; i++) {
         s.l = &w->layers[i];
         s.lc = &c->layers[i];
+        s.narrows = i + 1 == c->n_keeping;
         s.last = i + 1 == c->n_layers;
         if (!layer(&s)) return;
     }

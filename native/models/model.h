@@ -34,6 +34,7 @@ typedef struct ct_config {
     uint32_t n_kv_layers, n_kv_heads, d_k, d_v; /* what the pages hold; d_k is also the length of a head of q when it attends */
     uint32_t d_q;       /* rows that the query's product makes for a head */
     uint32_t d_o;       /* columns of the output's product that belong to a head */
+    uint32_t n_keeping; /* the layers behind these keep nothing of a token: they share the keys of others */
     uint32_t n_context; /* trained */
     float norm_eps;
     float attn_scale;   /* multiplies q·k */
