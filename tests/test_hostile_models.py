@@ -404,7 +404,8 @@ def stream_cases() -> None:
     def bad(name: str, edit: Edit, pattern: str, expected: str | set[str] = FORMAT) -> None:
         case(f"streams-{name}", edit, expected, pattern, "gemma3n")
 
-    for key in ("altup.num_inputs", "altup.active_idx", "embedding_length_per_layer_input", "attention.shared_kv_layers"):
+    inputs = "embedding_length_per_layer_input"
+    for key in ("altup.num_inputs", "altup.active_idx", inputs, "attention.shared_kv_layers"):
         bad(f"no-{key}", without(f"gemma3n.{key}"), re.escape(key))
         bad(f"{key}-text", value(f"gemma3n.{key}", STRING, "2"), re.escape(key))
         bad(f"{key}-large", value(f"gemma3n.{key}", U32, 2**32 - 1), re.escape(key))
@@ -413,9 +414,9 @@ def stream_cases() -> None:
     bad("n-3", value("gemma3n.altup.num_inputs", U32, 3), r"altup_")
     bad("active-4", value("gemma3n.altup.active_idx", U32, 4), r"altup\.active_idx")
     for number in (0, 2**31):
-        bad(f"input-{number}", value("gemma3n.embedding_length_per_layer_input", U32, number), r"embedding_length_per_layer_input")
+        bad(f"input-{number}", value(f"gemma3n.{inputs}", U32, number), inputs)
     for number in (31, 2**17):
-        bad(f"input-{number}", value("gemma3n.embedding_length_per_layer_input", U32, number), r"per_layer_")
+        bad(f"input-{number}", value(f"gemma3n.{inputs}", U32, number), r"per_layer_")
     for real in (6.0, 2.5, -1.0, math.nan, math.inf):
         bad(f"shared-{real}", value("gemma3n.attention.shared_kv_layers", F32, real), r"shared_kv_layers")
     bad("shared-all", value("gemma3n.attention.shared_kv_layers", U32, 6), r"shared_kv_layers")
@@ -427,8 +428,10 @@ def stream_cases() -> None:
     bad("sparsity-short", resized("gemma3n.activation_sparsity_scale", -1), r"5 elements for 6 layers")
     bad("sparsity-none", without("gemma3n.activation_sparsity_scale"), r"activation_sparsity_scale")
     bad("sparsity-whole", value("gemma3n.activation_sparsity_scale", ARRAY, Array(U32, [1] * 6)), r"activation_sparsity_scale")
-    parts = ("altup_router", "altup_router_norm", "altup_predict_coef", "altup_correct_coef", "altup_correct_scale", "laurel_l", "laurel_r",
-             "laurel_post_norm", "inp_gate", "proj", "post_norm")  # fmt: skip
+    parts = (
+        "altup_router", "altup_router_norm", "altup_predict_coef", "altup_correct_coef", "altup_correct_scale", "laurel_l",
+        "laurel_r", "laurel_post_norm", "inp_gate", "proj", "post_norm",
+    )  # fmt: skip
     whole = ("altup_proj", "altup_unembd_proj", "per_layer_token_embd", "per_layer_model_proj", "per_layer_proj_norm")
     for name in [f"blk.{layer}.{part}.weight" for part in parts for layer in (0, 5)] + [f"{part}.weight" for part in whole]:
         bad(f"no-{name}", without_tensor(name), re.escape(name))
