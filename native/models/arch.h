@@ -94,7 +94,7 @@ typedef struct ct_arch {
     bool logit_divides;     /* logit_scale divides instead of multiplying */
 
     bool streams;           /* several residual streams (nn/streams.h) */
-    bool layer_inputs;      /* every layer has an input of its own, from the token and its embedding */
+    bool layer_inputs;      /* every layer has an input of its own, from the token and its embedding, which is added to the streams */
     bool sparse_gate;       /* in some layers only the outliers of the gate go on: activation_sparsity_scale */
 
     bool experts;           /* may have a mixture of experts */

@@ -192,7 +192,8 @@ static cactus_status read_shared_keys(const reader *r, ct_config *c)
     if (kv != NULL && kv->type == CT_GGUF_F32) { /* as the published files have it */
         float number = 0.0f;
         if ((status = read_f32(r, suffix, false, 0.0, c->n_layers - 1, &number)) != CACTUS_OK) return status;
-        if (number != floorf(number)) return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %g; it must be a whole number", key, (double)number);
+        if (number != floorf(number))
+            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %g; it must be a whole number", key, (double)number);
         n_shared = (uint32_t)number;
     } else if ((status = read_u32(r, suffix, false, 0, c->n_layers - 1, &n_shared)) != CACTUS_OK) return status;
     uint32_t n_own = c->n_layers - n_shared;
@@ -200,8 +201,8 @@ static cactus_status read_shared_keys(const reader *r, ct_config *c)
         uint32_t from = n_own;
         while (from > 0 && (c->layers[from - 1].window > 0) != (c->layers[i].window > 0)) from--;
         if (from == 0)
-            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %u, but no layer before them has keys for layer %u, which sees %s", key, n_shared, i,
-                           c->layers[i].window > 0 ? "a window" : "everything");
+            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %u, but no layer before them has keys for layer %u, which sees %s", key,
+                           n_shared, i, c->layers[i].window > 0 ? "a window" : "everything");
         c->layers[i].kv = c->layers[from - 1].kv;
         c->layers[i].shares_kv = true;
     }

@@ -7,8 +7,8 @@
  *
  * Norms that a model does not have are left out; in a parallel layer both branches read the same x. Where a model has several
  * residual streams, x is the active one, which the layer predicts from all of them and corrects them by. Shapes: x [n_tok, d_model],
- * q [n_tok, n_heads*d_k], k and v [n_tok, n_kv_heads*d]. In the last layer that keeps anything of a
- * token only the rows whose scores are wanted go on after the keys and values are stored. */
+ * q [n_tok, n_heads*d_k], k and v [n_tok, n_kv_heads*d]. In the last layer that keeps anything of a token only the rows whose
+ * scores are wanted go on after the keys and values are stored. */
 #include <math.h>
 #include <string.h>
 
