@@ -398,19 +398,63 @@ def tensor_cases(names: dict[str, list[int]]) -> None:
         case(f"rope-freqs-{label}", add_tensor("rope_freqs.weight", [len(factors)], data), FORMAT, r"rope_freqs\.weight")
 
 
+def stream_cases() -> None:
+    """Several residual streams, inputs of every layer, keys of other layers, sparse gates: six layers, the last two sharing."""
+
+    def bad(name: str, edit: Edit, pattern: str, expected: str | set[str] = FORMAT) -> None:
+        case(f"streams-{name}", edit, expected, pattern, "gemma3n")
+
+    inputs = "embedding_length_per_layer_input"
+    for key in ("altup.num_inputs", "altup.active_idx", inputs, "attention.shared_kv_layers"):
+        bad(f"no-{key}", without(f"gemma3n.{key}"), re.escape(key))
+        bad(f"{key}-text", value(f"gemma3n.{key}", STRING, "2"), re.escape(key))
+        bad(f"{key}-large", value(f"gemma3n.{key}", U32, 2**32 - 1), re.escape(key))
+    for number in (0, 1, 9):
+        bad(f"n-{number}", value("gemma3n.altup.num_inputs", U32, number), r"altup\.num_inputs")
+    bad("n-3", value("gemma3n.altup.num_inputs", U32, 3), r"altup_")
+    bad("active-4", value("gemma3n.altup.active_idx", U32, 4), r"altup\.active_idx")
+    for number in (0, 2**31):
+        bad(f"input-{number}", value(f"gemma3n.{inputs}", U32, number), inputs)
+    for number in (31, 2**17):
+        bad(f"input-{number}", value(f"gemma3n.{inputs}", U32, number), r"per_layer_")
+    for real in (6.0, 2.5, -1.0, math.nan, math.inf):
+        bad(f"shared-{real}", value("gemma3n.attention.shared_kv_layers", F32, real), r"shared_kv_layers")
+    bad("shared-all", value("gemma3n.attention.shared_kv_layers", U32, 6), r"shared_kv_layers")
+    bad("shared-without-source", value("gemma3n.attention.shared_kv_layers", U32, 4), r"layer 2, which sees everything")
+    bad("not-shared-but-missing", without_tensor("blk.3.attn_k.weight"), r"blk\.3\.attn_k\.weight")
+    for real in (math.nan, math.inf, 1e30):
+        scales = Array(F32, [real] + [-math.inf] * 5)
+        bad(f"sparsity-{real}", value("gemma3n.activation_sparsity_scale", ARRAY, scales), r"activation_sparsity_scale")
+    bad("sparsity-short", resized("gemma3n.activation_sparsity_scale", -1), r"5 elements for 6 layers")
+    bad("sparsity-none", without("gemma3n.activation_sparsity_scale"), r"activation_sparsity_scale")
+    bad("sparsity-whole", value("gemma3n.activation_sparsity_scale", ARRAY, Array(U32, [1] * 6)), r"activation_sparsity_scale")
+    parts = (
+        "altup_router", "altup_router_norm", "altup_predict_coef", "altup_correct_coef", "altup_correct_scale", "laurel_l",
+        "laurel_r", "laurel_post_norm", "inp_gate", "proj", "post_norm",
+    )  # fmt: skip
+    whole = ("altup_proj", "altup_unembd_proj", "per_layer_token_embd", "per_layer_model_proj", "per_layer_proj_norm")
+    for name in [f"blk.{layer}.{part}.weight" for part in parts for layer in (0, 5)] + [f"{part}.weight" for part in whole]:
+        bad(f"no-{name}", without_tensor(name), re.escape(name))
+        bad(f"small-{name}", tensor(name, dims=[8]), re.escape(name))
+    bad("laurel-empty", tensor("blk.0.laurel_l.weight", dims=[64, 0], data=b""), r"laurel_l|dimension|no elements")
+    bad("unknown", add_tensor("blk.4.attn_k_b.weight", [8], bytes(32)), r"blk\.4\.attn_k_b", UNSUPPORTED)
+
+
 ZOO = Path(__file__).parent / "data" / "zoo"
 
 
 def base_file(name: str) -> Path:
     """A good file to damage."""
-    folder = ZOO / "llama-variants"
-    return unpacked(next(path for path in (folder / f"{name}.gguf", folder / f"{name}.gguf.xz") if path.exists()))
+    folders = (ZOO / "llama-variants", ZOO / "decoders")
+    paths = (folder / f"{name}{ending}" for folder in folders for ending in (".gguf", ".gguf.xz"))
+    return unpacked(next(path for path in paths if path.exists()))
 
 
 header_cases()
 hyper_parameter_cases()
 value_cases()
 tokenizer_cases()
+stream_cases()
 tensor_cases({t.name.decode(): t.dims for t in gguf_edit.read(base_file("untied-gqa")).tensors})
 
 

@@ -223,7 +223,7 @@ def test_kernel_sets_agree_on_every_bit(zoo: Path, name: str) -> None:
                 assert np.array_equal(model.logits(ids, chunk=chunk), truth[chunk]), (kernels, chunk)
 
 
-@pytest.mark.parametrize("name", ["llama", "Q4_1", "odd"])
+@pytest.mark.parametrize("name", ["llama", "Q4_1", "odd", "gemma3n"])
 def test_threads_and_batch_sizes_do_not_change_a_bit(zoo: Path, name: str) -> None:
     """Neither the number of threads nor the largest step shows in the scores."""
     ids = tokens_of(zoo, name)
@@ -292,6 +292,20 @@ def test_metadata_matters(zoo: Path, tmp_path: Path, name: str, change: dict[str
     wanted = golden(zoo, name)["logits_long"]
     with opened(path) as model:
         assert np.abs(model.logits(tokens_of(zoo, name, "_long")) - wanted).max() > 50 * TOLERANCE
+
+
+def test_keys_of_layers_that_share_are_not_read(zoo: Path, tmp_path: Path) -> None:
+    """Files may have them or not; published ones do, and count those layers with a float."""
+    gguf = gguf_edit.read(model_file(zoo, "gemma3n"))
+    for layer in (4, 5):
+        for part in ("attn_k", "attn_v", "attn_k_norm"):
+            gguf.remove_tensor(f"blk.{layer}.{part}.weight")
+    gguf.set("gemma3n.attention.shared_kv_layers", F32, 2.0)
+    path = tmp_path / "lean.gguf"
+    path.write_bytes(gguf.to_bytes())
+    ids = longest_tokens(zoo, "gemma3n")
+    with opened(model_file(zoo, "gemma3n")) as full, opened(path) as lean:
+        assert np.array_equal(lean.logits(ids), full.logits(ids))
 
 
 @pytest.mark.parametrize("tensor", ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"])

@@ -9,6 +9,7 @@
 #define PRE_NORMS (CT_T(ATTN_NORM) | CT_T(FFN_NORM))
 #define POST_NORMS (CT_T(ATTN_POST_NORM) | CT_T(FFN_POST_NORM))
 #define QK_NORMS (CT_T(Q_NORM) | CT_T(K_NORM))
+#define LOW_RANK (CT_T(LOW_RANK_A) | CT_T(LOW_RANK_B) | CT_T(LOW_RANK_NORM))
 
 /* What a row does not say: RMSNorm, SwiGLU with gate and up apart, one after the other with residuals, every pair of neighbours
  * rotates, every layer sees everything. */
@@ -33,6 +34,10 @@ static const ct_arch table[] = {
      .windowed = true, .window_period = 2, .window_default = 4096, .heads_scale_layers = 46, .attn_softcap = 50.0f, .logit_softcap = 30.0f},
     {.name = "gemma3", .models = "Gemma 3 (text)", .need = PRE_NORMS | POST_NORMS | QK_NORMS, .act = CT_GELU, .rope = CT_ROPE_HALVES,
      .embed_sqrt = true, .windowed = true, .window_period = 6, .local_rope_base = 10000.0f, .local_unscaled = true, .heads_scale_layers = 62},
+    {.name = "gemma3n", .models = "Gemma 3n E2B and E4B (text)", .need = PRE_NORMS | POST_NORMS | QK_NORMS | LOW_RANK, .act = CT_GELU,
+     .rope = CT_ROPE_HALVES, .embed_sqrt = true, .windowed = true, .window_period = 5, .window_default = 512, .local_rope_base = 10000.0f,
+     .local_unscaled = true, .v_norm = true, .shares_keys = true, .attn_scale = 1.0f, .logit_softcap = 30.0f, .streams = true,
+     .layer_inputs = true, .sparse_gate = true},
     {.name = "phi2", .models = "Phi 1, 1.5 and 2", .need = CT_T(ATTN_NORM), .biased = true, .norm = CT_NORM_LAYER, .act = CT_GELU,
      .ffn = CT_FFN_PLAIN, .parallel = true, .rope = CT_ROPE_HALVES},
     {.name = "phi3", .models = "Phi 3, 3.5 and 4", .need = PRE_NORMS, .ffn = CT_FFN_FUSED, .rope = CT_ROPE_HALVES, .windowed = true},
@@ -71,7 +76,7 @@ static const ct_arch table[] = {
 
 enum { N_ARCHS = sizeof table / sizeof table[0] };
 
-enum { SUMMARY_BYTES = 320 };
+enum { SUMMARY_BYTES = 480 };
 
 static char names[1024], summaries[N_ARCHS][SUMMARY_BYTES];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -118,12 +123,17 @@ static void summarise(const ct_arch *a, char text[SUMMARY_BYTES])
     } else if (a->windowed) add(text, "sliding windows");
     if ((a->need & CT_T(SINKS)) != 0) add(text, "attention sinks");
     if (a->q_gated) add(text, "gated queries");
+    if (a->shares_keys) add(text, "keys and values shared by the last layers");
     if (a->attn_softcap > 0.0f) add(text, "soft caps");
     if (a->ffn != CT_FFN_NONE) {
         snprintf(part, sizeof part, "%s%s", activations[a->act], a->ffn == CT_FFN_PLAIN ? ", not gated" : a->act == CT_SWIGLU_OAI ? "" : ", gated");
         add(text, part);
     }
+    if (a->sparse_gate) add(text, "sparse activations");
     if (a->experts) add(text, "mixture of experts");
+    if ((a->need & CT_T(LOW_RANK_A)) != 0) add(text, "low-rank branch (LAuReL)");
+    if (a->streams) add(text, "several residual streams (AltUp)");
+    if (a->layer_inputs) add(text, "inputs of every layer");
 }
 
 static void describe_all(void)

@@ -23,6 +23,9 @@ typedef enum ct_tensor_id {
     T_SSM_IN, T_SSM_CONV, T_SSM_X, T_SSM_DT, T_SSM_DT_BIAS, T_SSM_A, T_SSM_D, T_SSM_NORM, T_SSM_OUT, /* state-space layers */
     T_SSM_DT_NORM, T_SSM_B_NORM, T_SSM_C_NORM,
     T_DELTA_QKV, T_DELTA_GATE, T_DELTA_ALPHA, T_DELTA_BETA, /* gated delta net */
+    T_STREAM_ROUTER_NORM, T_STREAM_ROUTER, T_STREAM_PREDICT, T_STREAM_CORRECT, T_STREAM_SCALE, /* several residual streams */
+    T_LOW_RANK_A, T_LOW_RANK_B, T_LOW_RANK_NORM, /* a branch beside attention */
+    T_INPUT_GATE, T_INPUT_PROJ, T_INPUT_NORM, /* the layer's own input */
     T_COUNT
 } ct_tensor_id;
 
@@ -81,11 +84,18 @@ typedef struct ct_arch {
 
     bool qk_norm_whole;     /* norms of q and k go over all heads together */
     bool q_gated;           /* attn_q gives each head a gate behind its query; the result is multiplied by its sigmoid */
+    bool v_norm;            /* RMSNorm of every head of v, without weights */
+    bool shares_keys;       /* the last attention.shared_kv_layers layers attend over keys and values of earlier ones */
+    float attn_scale;       /* multiplies q·k; 0: 1 / sqrt(d_k) */
     uint8_t heads_scale_layers; /* with so many layers q·k is divided by sqrt(d_model / n_heads) */
     float attn_softcap, logit_softcap; /* defaults; 0: none */
 
     bool embed_sqrt;        /* embeddings are multiplied by sqrt(d_model) */
     bool logit_divides;     /* logit_scale divides instead of multiplying */
+
+    bool streams;           /* several residual streams (nn/streams.h) */
+    bool layer_inputs;      /* every layer has an input of its own, from the token and its embedding, which is added to the streams */
+    bool sparse_gate;       /* in some layers only the outliers of the gate go on: activation_sparsity_scale */
 
     bool experts;           /* may have a mixture of experts */
     ct_gating gating;       /* default SOFTMAX */

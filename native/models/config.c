@@ -13,6 +13,7 @@ enum {
     MAX_N_FF = 1 << 20,
     MAX_CONTEXT = 1 << 24,
     MAX_STATE = 1 << 12,
+    MAX_DEVIATIONS = 100,
     KEY_BYTES = 160,
     SHOWN_CHARS = 64
 };
@@ -179,6 +180,81 @@ static cactus_status read_windows(const reader *r, ct_config *c, const ct_arch *
     return status;
 }
 
+/* The last layers attend over the keys and values of the last earlier layer that sees as much as they do. */
+static cactus_status read_shared_keys(const reader *r, ct_config *c)
+{
+    const char *suffix = "attention.shared_kv_layers";
+    cactus_status status;
+    uint32_t n_shared = 0;
+    char key[KEY_BYTES];
+    make_key(r, suffix, key);
+    const ct_gguf_kv *kv = ct_gguf_find_kv(r->gguf, key);
+    if (kv != NULL && kv->type == CT_GGUF_F32) { /* as the published files have it */
+        float number = 0.0f;
+        if ((status = read_f32(r, suffix, false, 0.0, c->n_layers - 1, &number)) != CACTUS_OK) return status;
+        if (number != floorf(number))
+            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %g; it must be a whole number", key, (double)number);
+        n_shared = (uint32_t)number;
+    } else if ((status = read_u32(r, suffix, false, 0, c->n_layers - 1, &n_shared)) != CACTUS_OK) return status;
+    uint32_t n_own = c->n_layers - n_shared;
+    for (uint32_t i = n_own; i < c->n_layers; i++) {
+        uint32_t from = n_own;
+        while (from > 0 && (c->layers[from - 1].window > 0) != (c->layers[i].window > 0)) from--;
+        if (from == 0)
+            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %u, but no layer before them has keys for layer %u, which sees %s", key,
+                           n_shared, i, c->layers[i].window > 0 ? "a window" : "everything");
+        c->layers[i].kv = c->layers[from - 1].kv;
+        c->layers[i].shares_kv = true;
+    }
+    c->n_kv_layers -= n_shared;
+    c->n_keeping = n_own;
+    return CACTUS_OK;
+}
+
+/* In which layers only the outliers of the gate go on. */
+static cactus_status read_sparsity(const reader *r, ct_config *c)
+{
+    char key[KEY_BYTES];
+    const ct_gguf_kv *kv;
+    make_key(r, "activation_sparsity_scale", key);
+    cactus_status status = ct_gguf_get_array(r->gguf, key, CT_GGUF_F32, &kv, NULL, r->err);
+    if (status != CACTUS_OK) return status;
+    if (kv->count < c->n_layers)
+        return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s has %llu elements for %u layers", key, (unsigned long long)kv->count, c->n_layers);
+    for (uint32_t i = 0; i < c->n_layers; i++) {
+        double value = ct_gguf_array_f64(kv, i);
+        if (value == -INFINITY) continue; /* a share of 0 is left out */
+        if (!(fabs(value) <= MAX_DEVIATIONS))
+            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "metadata %s is %g at layer %u; it must lie between -%d and %d, or be -inf", key, value, i,
+                           MAX_DEVIATIONS, MAX_DEVIATIONS);
+        c->layers[i].sparse = true;
+        c->layers[i].cutoff = (float)value;
+    }
+    return CACTUS_OK;
+}
+
+/* The residual streams, the inputs of the layers and the branch beside attention. */
+static cactus_status read_branches(const reader *r, ct_config *c, const ct_arch *arch)
+{
+    cactus_status status;
+    if (arch->streams
+        && ((status = read_u32(r, "altup.num_inputs", false, 2, CT_MAX_STREAMS, &c->n_streams)) != CACTUS_OK
+            || (status = read_u32(r, "altup.active_idx", false, 0, c->n_streams - 1, &c->active_stream)) != CACTUS_OK))
+        return status;
+    if (arch->layer_inputs && (status = read_u32(r, "embedding_length_per_layer_input", false, 1, MAX_D_MODEL, &c->n_layer_input)) != CACTUS_OK)
+        return status;
+    if ((arch->need & CT_T(LOW_RANK_A)) != 0) { /* only the tensors know it */
+        const ct_gguf_tensor *t = ct_gguf_find_tensor(r->gguf, "blk.0.laurel_l.weight");
+        if (t == NULL) return ct_fail(r->err, CACTUS_ERROR_FORMAT, "tensor blk.0.laurel_l.weight is missing");
+        if (t->ne[1] < 1 || t->ne[1] > MAX_D_MODEL)
+            return ct_fail(r->err, CACTUS_ERROR_FORMAT, "tensor blk.0.laurel_l.weight has %llu rows; 1 to %d are possible", (unsigned long long)t->ne[1],
+                           MAX_D_MODEL);
+        c->n_low_rank = (uint32_t)t->ne[1];
+    }
+    if (arch->sparse_gate && (status = read_sparsity(r, c)) != CACTUS_OK) return status;
+    return arch->shares_keys ? read_shared_keys(r, c) : CACTUS_OK;
+}
+
 static cactus_status read_experts(const reader *r, ct_config *c, const ct_arch *arch)
 {
     cactus_status status;
@@ -274,6 +350,7 @@ static cactus_status read_attention(const reader *r, ct_config *c, const ct_arch
     c->d_q = arch->q_gated ? 2 * c->d_k : c->d_k;
     c->d_o = c->d_v;
     c->attn_scale = 1.0f / sqrtf((float)(n_layers == arch->heads_scale_layers ? c->d_model / c->n_heads : c->d_k));
+    if (arch->attn_scale > 0.0f) c->attn_scale = arch->attn_scale;
     if (arch->latent && (status = read_latent(r, c)) != CACTUS_OK) return status;
     uint32_t interval = 4;
     if (arch->recurrence == CT_REC_INTERVAL && (status = read_u32(r, "full_attention_interval", true, 1, CT_MAX_LAYERS, &interval)) != CACTUS_OK)
@@ -325,6 +402,7 @@ cactus_status ct_config_read(cactus_model *model, cactus_error *err)
         return status;
     const char *eps = arch->norm == CT_NORM_LAYER ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     c->norm_eps = 1e-5f;
+    c->n_keeping = c->n_layers;
     c->attn_softcap = arch->attn_softcap;
     c->logit_softcap = arch->logit_softcap;
     c->embed_scale = arch->embed_sqrt ? sqrtf((float)c->d_model) : 1.0f;
@@ -341,7 +419,8 @@ cactus_status ct_config_read(cactus_model *model, cactus_error *err)
         || (status = read_f32(&r, "logit_scale", true, 0.0, 1e6, &c->logit_scale)) != CACTUS_OK
         || (status = read_bool(&r, "use_parallel_residual", &c->parallel)) != CACTUS_OK
         || (status = read_windows(&r, c, arch)) != CACTUS_OK
-        || (status = read_recurrent(&r, c, arch)) != CACTUS_OK)
+        || (status = read_recurrent(&r, c, arch)) != CACTUS_OK
+        || (status = read_branches(&r, c, arch)) != CACTUS_OK)
         return status;
     for (uint32_t i = 0; i < c->n_layers; i++) {
         c->layers[i].n_ff = n_ff[i];

@@ -5,9 +5,11 @@
  *                x += post_norm(feed_forward(norm(x)))     a gated network, a plain one, or a mixture of experts
  *   logits = Whead norm(x)
  *
- * Norms that a model does not have are left out; in a parallel layer both branches read the same x. Shapes: x [n_tok, d_model],
- * q [n_tok, n_heads*d_k], k and v [n_tok, n_kv_heads*d]. In the last layer only the rows whose scores are wanted go on after the
- * keys and values are stored. */
+ * Norms that a model does not have are left out; in a parallel layer both branches read the same x. Where a model has several
+ * residual streams, x is the active one, which the layer predicts from all of them and corrects them by. Shapes: x [n_tok, d_model],
+ * q [n_tok, n_heads*d_k], k and v [n_tok, n_kv_heads*d]. In the last layer that keeps anything of a token only the rows whose
+ * scores are wanted go on after the keys and values are stored. */
+#include <math.h>
 #include <string.h>
 
 #include "models/decoder.h"
@@ -35,6 +37,9 @@ struct ct_decoder {
     float *mix_in, *mix_x, *mix_dt, *mix_proj, *mix_small, *mix_out; /* of recurrent layers */
     float *mix_scratch;
     ct_state_run *state_runs;   /* [max_batch] */
+    float *inputs, *input_row;  /* [max_batch, n_layers*n_layer_input]: the layers' own inputs; a row of their embedding */
+    ct_run *wanted_runs;        /* [max_batch]: where layers follow that keep nothing */
+    ct_streams_room streams;
     ct_experts_room experts;
     ct_group *head_groups;      /* [n_heads] */
     ct_matrix *head_views;      /* [n_heads] */
@@ -64,6 +69,7 @@ static size_t widest_input(const ct_config *c)
     w = larger(w, larger(c->n_ff_expert, c->n_ff_shared));
     w = larger(w, (size_t)c->n_heads * larger(c->d_v, c->d_o));
     w = larger(w, larger(c->n_lora_q, c->n_lora_kv));
+    w = larger(w, larger(c->n_low_rank, c->n_layer_input));
     return larger(w, larger(c->ssm_inner, c->ssm_heads));
 }
 
@@ -135,15 +141,20 @@ cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, 
         return status;
     }
     bool ok = take_attention(d, c, model->arch) && take_recurrent(d, c, &model->weights);
-    size_t n_ff = larger(c->n_ff, c->n_ff_shared);
+    size_t n_ff = larger(larger(c->n_ff, c->n_ff_shared), larger(c->n_low_rank, c->n_layer_input));
+    size_t n_inputs = (size_t)c->n_layers * c->n_layer_input;
     d->x = take_floats(d, max_batch * c->d_model, &ok);
     d->h = take_floats(d, max_batch * c->d_model, &ok);
     d->y = take_floats(d, max_batch * c->d_model, &ok);
     d->gate = take_floats(d, max_batch * n_ff, &ok);
     d->up = take_floats(d, max_batch * n_ff, &ok);
+    d->inputs = take_floats(d, max_batch * n_inputs, &ok);
+    d->input_row = take_floats(d, n_inputs, &ok);
+    if (c->n_keeping < c->n_layers) d->wanted_runs = take(d, max_batch, sizeof *d->wanted_runs, &ok);
     d->act = take(d, max_batch, d->exec.k->act_bytes(ct_round_up(widest, 32)), &ok);
     if (ok && c->n_experts > 0)
         ok = ct_experts_room_init(&d->experts, d->exec.k, max_batch, c->n_experts, c->n_experts_used, c->d_model, c->n_ff_expert, &d->scratch_bytes);
+    if (ok && c->n_streams > 0) ok = ct_streams_room_init(&d->streams, d->exec.k, max_batch, c->n_streams, c->d_model, &d->scratch_bytes);
     if (!ok) {
         ct_decoder_free(d);
         return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the buffers of %zu tokens a step; a smaller batch needs less", max_batch);
@@ -166,14 +177,16 @@ void ct_decoder_free(ct_decoder *d)
     if (d->exec.pool != NULL) ct_exec_free(&d->exec);
     float *floats[] = {d->angles[0], d->angles[1], d->x, d->h, d->y, d->beside, d->q, d->attn, d->k, d->v, d->wide_q, d->gate_q, d->latent,
                        d->lora_q, d->by_head_in, d->by_head_out, d->kv_wide, d->gate, d->up, d->mix_in, d->mix_x, d->mix_dt, d->mix_proj,
-                       d->mix_small, d->mix_out, d->mix_scratch};
+                       d->mix_small, d->mix_out, d->mix_scratch, d->inputs, d->input_row};
     for (size_t i = 0; i < sizeof floats / sizeof floats[0]; i++) ct_free(floats[i]);
     for (size_t i = 0; i < N_ROPES; i++) ct_free(d->freq[i]);
     ct_free(d->state_runs);
+    ct_free(d->wanted_runs);
     ct_free(d->head_groups);
     ct_free(d->head_views);
     ct_free(d->act);
     ct_free(d->act_heads);
+    ct_streams_room_free(&d->streams);
     ct_experts_room_free(&d->experts);
     ct_free(d);
 }
@@ -189,8 +202,11 @@ typedef struct step {
     const ct_batch *batch;
     const ct_layer *l;
     const ct_layer_config *lc;
-    size_t n_tok;      /* rows that are still computed */
-    bool last;         /* the last layer: after the mixer only the wanted rows go on */
+    const ct_run *runs; /* of the rows that are still computed */
+    size_t n_runs;
+    size_t n_tok;
+    bool narrows;      /* the last layer that keeps anything: after its mixer only the wanted rows go on */
+    bool last;
 } step;
 
 static ct_input input_of(const step *s, const float *x, size_t n_cols)
@@ -268,10 +284,13 @@ static void make_qkv(const step *s, const float *x)
 {
     ct_decoder *d = s->d;
     const ct_layer *l = s->l;
+    const ct_config *c = &d->model->config;
+    const ct_norm *v_norm = &d->model->weights.v_norm;
     bool gated = d->model->arch->q_gated;
-    ct_input in = input_of(s, x, d->model->config.d_model);
-    ct_linear(&d->exec, &in, (ct_product[]){{&l->wq, gated ? d->wide_q : d->q}, {&l->wk, d->k}, {&l->wv, d->v}}, 3);
+    ct_input in = input_of(s, x, c->d_model);
+    ct_linear(&d->exec, &in, (ct_product[]){{&l->wq, gated ? d->wide_q : d->q}, {&l->wk, d->k}, {&l->wv, d->v}}, s->lc->shares_kv ? 1 : 3);
     if (gated) split_gates(s);
+    if (v_norm->weight != NULL && !s->lc->shares_kv) ct_norm_rows(&d->exec, v_norm, d->v, d->v, s->n_tok * c->n_kv_heads, c->d_v);
 }
 
 /* One product for each head over its own input: in [n_heads][n_tok, w->n_cols] to out [n_heads][n_tok, w->n_rows]. */
@@ -358,10 +377,10 @@ static bool attend(step *s, const float *x, float *y)
     expect(s, &s->l->wo, NULL, NULL);
     if (s->lc->mixer == CT_MIX_LATENT) make_latent(s, x);
     else make_qkv(s, x);
-    ct_store_keys(&d->exec, &d->kv, &attn, b->runs, b->n_runs, d->q, d->k, d->v);
-    if (s->last && b->n_outputs == 0 && !s->lc->beside) return false;
-    ct_attention(&d->exec, &d->kv, &attn, b->runs, b->n_runs, d->q, d->attn);
-    if (s->last && !s->lc->beside) {
+    ct_store_keys(&d->exec, &d->kv, &attn, s->runs, s->n_runs, d->q, s->lc->shares_kv ? NULL : d->k, d->v);
+    if (s->narrows && b->n_outputs == 0 && !s->lc->beside) return false;
+    ct_attention(&d->exec, &d->kv, &attn, s->runs, s->n_runs, d->q, d->attn);
+    if (s->narrows && !s->lc->beside) {
         gather_rows(d->attn, (size_t)c->n_heads * c->d_v, b->outputs, b->n_outputs);
         if (d->gate_q != NULL) gather_rows(d->gate_q, (size_t)c->n_heads * c->d_v, b->outputs, b->n_outputs);
         s->n_tok = b->n_outputs;
@@ -442,7 +461,7 @@ static bool mix(step *s, const float *x, float *y)
     if (attends && !s->lc->beside) return true;
     mix_recurrent(s, attends ? d->model->arch->recurrent : s->lc->mixer, x, attends ? d->beside : y);
     if (attends) ct_add(&d->exec, y, d->beside, s->n_tok, d->model->config.d_model);
-    if (!s->last) return true;
+    if (!s->narrows) return true;
     gather_rows(y, d->model->config.d_model, b->outputs, b->n_outputs);
     s->n_tok = b->n_outputs;
     return b->n_outputs > 0;
@@ -458,6 +477,7 @@ static void gated(const step *s, ct_input *in, const ct_matrix *gate, const ct_m
     expect(s, down, NULL, NULL);
     if (gate->data != NULL) ct_linear(&d->exec, in, (ct_product[]){{gate, d->gate}, {up, d->up}}, 2);
     else ct_linear(&d->exec, in, (ct_product[]){{up, d->gate}}, 1);
+    if (s->lc->sparse) ct_keep_outliers(&d->exec, d->gate, s->lc->cutoff, s->n_tok, up->n_rows);
     ct_activate(&d->exec, act, d->gate, gate->data != NULL ? d->up : NULL, s->n_tok, up->n_rows);
     if (s->last) expect(s, &d->model->weights.head, NULL, NULL);
     else expect_layer(s, s->l + 1);
@@ -505,21 +525,94 @@ static void add_branch(const step *s, const ct_norm *post, float *y)
     ct_add(&s->d->exec, s->d->x, y, s->n_tok, c->d_model);
 }
 
+/* x = (x + h + norm(B A h)) / sqrt(2), h being what attention read: a learned residual (Menghani et al. 2024, arXiv:2411.07501) */
+static void add_low_rank(const step *s)
+{
+    ct_decoder *d = s->d;
+    size_t n = d->model->config.d_model;
+    product(s, &s->l->low_rank_a, d->h, d->gate);
+    product(s, &s->l->low_rank_b, d->gate, d->y);
+    ct_norm_rows(&d->exec, &s->l->low_rank_norm, d->y, d->y, s->n_tok, n);
+    ct_add(&d->exec, d->y, d->h, s->n_tok, n);
+    ct_add(&d->exec, d->x, d->y, s->n_tok, n);
+    ct_scale(&d->exec, d->x, sqrtf(0.5f), s->n_tok, n);
+}
+
+/* ---- the layers' own inputs ---- */
+
+/* inputs [n_tok, n_layers*n_layer_input] = (norm(projection of x) + embedding of the token) / sqrt(2) */
+static void make_inputs(const step *s)
+{
+    ct_decoder *d = s->d;
+    const ct_config *c = &d->model->config;
+    const ct_weights *w = &d->model->weights;
+    size_t n = c->n_layer_input, n_all = c->n_layers * n;
+    product(s, &w->input_proj, d->x, d->inputs);
+    ct_scale(&d->exec, d->inputs, 1.0f / sqrtf((float)c->d_model), s->n_tok, n_all);
+    ct_norm_rows(&d->exec, &w->input_norm, d->inputs, d->inputs, s->n_tok * c->n_layers, n);
+    for (size_t t = 0; t < s->n_tok; t++) {
+        ct_embed_rows(&w->input_embed, s->batch->tokens + t, 1, d->input_row);
+        d->exec.k->scale(d->input_row, sqrtf((float)n), n_all);
+        d->exec.k->add(d->inputs + t * n_all, d->input_row, n_all);
+    }
+    ct_scale(&d->exec, d->inputs, sqrtf(0.5f), s->n_tok, n_all);
+}
+
+/* y = norm(projection of (act(gate x) * the layer's input)) */
+static void apply_input(const step *s, const float *x, float *y)
+{
+    ct_decoder *d = s->d;
+    const ct_config *c = &d->model->config;
+    size_t n = c->n_layer_input, index = (size_t)(s->l - d->model->weights.layers);
+    for (size_t t = 0; t < s->n_tok; t++) memcpy(d->up + t * n, d->inputs + (t * c->n_layers + index) * n, n * sizeof(float));
+    product(s, &s->l->input_gate, x, d->gate);
+    ct_activate(&d->exec, d->model->arch->act, d->gate, d->up, s->n_tok, n);
+    product(s, &s->l->input_proj, d->gate, y);
+    ct_norm_rows(&d->exec, &s->l->input_norm, y, y, s->n_tok, c->d_model);
+}
+
 /* ---- the layers ---- */
+
+/* From here on only the wanted rows: s->n_tok already counts them, mix() has gathered what it made. */
+static void narrow(step *s)
+{
+    ct_decoder *d = s->d;
+    const ct_config *c = &d->model->config;
+    const ct_batch *b = s->batch;
+    const ct_run *run = b->runs;
+    gather_rows(d->x, c->d_model, b->outputs, b->n_outputs);
+    gather_rows(d->h, c->d_model, b->outputs, b->n_outputs);
+    if (c->n_streams > 0) gather_rows(d->streams.all, (size_t)c->n_streams * c->d_model, b->outputs, b->n_outputs);
+    if (c->n_layer_input > 0) gather_rows(d->inputs, (size_t)c->n_layers * c->n_layer_input, b->outputs, b->n_outputs);
+    if (s->last) return;
+    for (size_t i = 0; i < 2; i++) gather_rows(d->angles[i], c->rope.n_rot, b->outputs, b->n_outputs);
+    s->runs = d->wanted_runs;
+    s->n_runs = 0;
+    for (size_t i = 0; i < b->n_outputs; i++) {
+        size_t row = b->outputs[i];
+        while (row >= run->first + run->n_tok) run++;
+        if (i > 0 && row == (size_t)b->outputs[i - 1] + 1 && row > run->first) {
+            d->wanted_runs[s->n_runs - 1].n_tok++;
+            continue;
+        }
+        ct_run *wanted = &d->wanted_runs[s->n_runs++];
+        *wanted = *run;
+        wanted->first = i;
+        wanted->n_tok = 1;
+        wanted->pos = run->pos + (row - run->first);
+    }
+}
 
 /* False: nothing is wanted beyond what the layer keeps. */
 static bool layer(step *s)
 {
     ct_decoder *d = s->d;
-    const ct_batch *b = s->batch;
-    size_t n = d->model->config.d_model;
+    bool streams = d->model->arch->streams;
     bool parallel = d->model->config.parallel || (s->l->ffn_norm.weight == NULL && s->l->ffn_post_norm.weight == NULL);
+    if (streams) ct_streams_predict(&d->exec, &d->model->weights.streams, &s->l->streams, &d->streams, d->x, s->n_tok);
     norm_into(s, s->l->attn_norm_2.weight != NULL ? &s->l->attn_norm_2 : &s->l->attn_norm, d->h, d->x);
     if (!mix(s, d->h, d->y)) return false;
-    if (s->last) {
-        gather_rows(d->x, n, b->outputs, b->n_outputs);
-        gather_rows(d->h, n, b->outputs, b->n_outputs);
-    }
+    if (s->narrows) narrow(s);
     if (d->model->arch->ffn == CT_FFN_NONE) {
         add_branch(s, &s->l->attn_post_norm, d->y);
         return true;
@@ -530,10 +623,16 @@ static bool layer(step *s)
         add_branch(s, &s->l->attn_post_norm, d->y);
     } else {
         add_branch(s, &s->l->attn_post_norm, d->y);
+        if (s->l->low_rank_a.data != NULL) add_low_rank(s);
         norm_into(s, &s->l->ffn_norm, d->h, d->x);
     }
     feed_forward(s, d->h, d->y);
     add_branch(s, &s->l->ffn_post_norm, d->y);
+    if (streams) {
+        ct_streams_correct(&d->exec, &d->model->weights.streams, &s->l->streams, &d->streams, d->x, d->h, s->n_tok);
+        apply_input(s, d->h, d->y);
+        ct_streams_add(&d->exec, &d->model->weights.streams, &d->streams, d->y, s->n_tok);
+    }
     return true;
 }
 
@@ -570,16 +669,20 @@ void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
 {
     const ct_config *c = &d->model->config;
     const ct_weights *w = &d->model->weights;
-    step s = {.d = d, .batch = batch, .n_tok = batch->n_tok};
+    step s = {.d = d, .batch = batch, .runs = batch->runs, .n_runs = batch->n_runs, .n_tok = batch->n_tok};
     embed(d, batch);
     turn_angles(d, batch);
+    if (d->model->arch->layer_inputs) make_inputs(&s);
+    if (d->model->arch->streams) ct_streams_begin(&d->exec, &w->streams, &d->streams, d->x, s.n_tok);
     for (size_t i = 0; i < c->n_layers; i++) {
         s.l = &w->layers[i];
         s.lc = &c->layers[i];
+        s.narrows = i + 1 == c->n_keeping;
         s.last = i + 1 == c->n_layers;
         if (!layer(&s)) return;
     }
     if (s.n_tok == 0) return;
+    if (d->model->arch->streams) ct_streams_end(&d->exec, &w->streams, &d->streams, d->x, s.n_tok);
     norm_into(&s, &w->output_norm, d->h, d->x);
     expect_layer(&s, w->layers);
     product(&s, &w->head, d->h, logits);

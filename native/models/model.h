@@ -5,6 +5,7 @@
 #include "gguf/gguf.h"
 #include "models/arch.h"
 #include "nn/recurrent.h"
+#include "nn/streams.h"
 #include "tokenizer/tokenizer.h"
 
 enum {
@@ -20,6 +21,9 @@ typedef struct ct_layer_config {
     bool rotates;     /* q and k are turned */
     uint32_t window;  /* keys a token sees; 0: all before it */
     uint32_t kv;      /* its place in the pages of keys and values */
+    bool shares_kv;   /* an earlier layer fills that place */
+    bool sparse;      /* of the gate only what lies cutoff standard deviations above the mean goes on */
+    float cutoff;
     uint32_t n_ff;
     size_t state;     /* its place in the recurrent state, floats */
 } ct_layer_config;
@@ -30,12 +34,16 @@ typedef struct ct_config {
     uint32_t n_kv_layers, n_kv_heads, d_k, d_v; /* what the pages hold; d_k is also the length of a head of q when it attends */
     uint32_t d_q;       /* rows that the query's product makes for a head */
     uint32_t d_o;       /* columns of the output's product that belong to a head */
+    uint32_t n_keeping; /* the layers behind these keep nothing of a token: they share the keys of others */
     uint32_t n_context; /* trained */
     float norm_eps;
     float attn_scale;   /* multiplies q·k */
     float attn_softcap, logit_softcap; /* 0: none */
     float embed_scale, residual_scale, logit_scale;
     bool parallel;
+    uint32_t n_streams, active_stream; /* residual streams; 0: one */
+    uint32_t n_layer_input; /* length of a layer's own input; 0: none */
+    uint32_t n_low_rank;    /* of the branch beside attention */
     ct_rope_config rope, local_rope; /* of layers that see everything, and of those with a window */
 
     uint32_t n_lora_q, n_lora_kv, n_nope, d_v_head; /* latent attention; n_lora_q 0: queries are not compressed */
@@ -96,6 +104,14 @@ typedef struct ct_layer {
     ct_mamba mamba; /* of these three the one that the layer is */
     ct_mamba2 mamba2;
     ct_delta_net delta;
+
+    ct_stream_mix streams;
+    ct_matrix low_rank_a;     /* [n_low_rank, d_model] */
+    ct_matrix low_rank_b;     /* [d_model, n_low_rank] */
+    ct_norm low_rank_norm;    /* [d_model] */
+    ct_matrix input_gate;     /* [n_layer_input, d_model] */
+    ct_matrix input_proj;     /* [d_model, n_layer_input] */
+    ct_norm input_norm;       /* [d_model] */
 } ct_layer;
 
 typedef struct ct_weights {
@@ -104,6 +120,11 @@ typedef struct ct_weights {
     ct_matrix positions;    /* [n_context, d_model], or none */
     ct_norm output_norm;    /* [d_model] */
     const float *long_factors; /* [n_rot/2]: of rope where a sequence is longer than the original context; NULL: as ever */
+    ct_norm v_norm;         /* [d_v], of ones; weight NULL: none */
+    ct_streams streams;
+    ct_matrix input_embed;  /* [n_vocab, n_layers*n_layer_input], one row a token */
+    ct_matrix input_proj;   /* [n_layers*n_layer_input, d_model] */
+    ct_norm input_norm;     /* [n_layer_input] */
     ct_layer *layers;       /* [n_layers] */
 } ct_weights;
 

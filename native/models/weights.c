@@ -8,7 +8,8 @@
 enum {
     NAME_BYTES = 96,
     SHOWN_CHARS = 64,
-    OWNED_PER_LAYER = 5 /* vectors that a recurrent layer has beside its tensors */
+    OWNED_PER_LAYER = 5, /* vectors that a recurrent layer has beside its tensors */
+    OWNED = 1            /* vectors that a model has beside its tensors and layers */
 };
 
 /* Of the norms inside latent attention, and of FalconMamba's of dt, B and C: both have it whatever the model's own epsilon is. */
@@ -22,7 +23,8 @@ typedef enum dim {
     DIM_LORA_Q, DIM_LORA_KV, DIM_KV_A, DIM_NOPE, DIM_V_HEAD, DIM_KV_B,
     DIM_EXPERTS, DIM_FF_EXPERT, DIM_FF_EXPERT_TWICE, DIM_FF_SHARED,
     DIM_CONV, DIM_CONV_CHANNELS, DIM_MODEL_3, DIM_SSM_IN, DIM_SSM_X, DIM_SSM_RANK, DIM_SSM_INNER, DIM_SSM_STATE, DIM_SSM_HEADS,
-    DIM_SSM_NORM, DIM_DELTA_QKV
+    DIM_SSM_NORM, DIM_DELTA_QKV,
+    DIM_STREAMS, DIM_STREAMS_2, DIM_LOW_RANK, DIM_INPUT
 } dim;
 
 typedef enum kind {
@@ -96,6 +98,17 @@ static const wanted layer_tensors[] = {
     {T_DELTA_GATE, MATRIX, "attn_gate", AT(delta_gate), DIM_SSM_INNER, DIM_MODEL},
     {T_DELTA_ALPHA, MATRIX, "ssm_alpha", AT(delta_alpha), DIM_SSM_HEADS, DIM_MODEL},
     {T_DELTA_BETA, MATRIX, "ssm_beta", AT(delta_beta), DIM_SSM_HEADS, DIM_MODEL},
+    {T_STREAM_ROUTER_NORM, NORM, "altup_router_norm", AT(streams.router_norm), DIM_ONE, DIM_MODEL},
+    {T_STREAM_ROUTER, MATRIX, "altup_router", AT(streams.router), DIM_STREAMS, DIM_MODEL},
+    {T_STREAM_PREDICT, VECTOR, "altup_predict_coef", AT(streams.predict), DIM_STREAMS_2, DIM_STREAMS},
+    {T_STREAM_CORRECT, VECTOR, "altup_correct_coef", AT(streams.correct), DIM_STREAMS, DIM_STREAMS},
+    {T_STREAM_SCALE, VECTOR, "altup_correct_scale", AT(streams.scale), DIM_ONE, DIM_MODEL},
+    {T_LOW_RANK_A, MATRIX, "laurel_l", AT(low_rank_a), DIM_LOW_RANK, DIM_MODEL},
+    {T_LOW_RANK_B, MATRIX, "laurel_r", AT(low_rank_b), DIM_MODEL, DIM_LOW_RANK},
+    {T_LOW_RANK_NORM, NORM, "laurel_post_norm", AT(low_rank_norm), DIM_ONE, DIM_MODEL},
+    {T_INPUT_GATE, MATRIX, "inp_gate", AT(input_gate), DIM_INPUT, DIM_MODEL},
+    {T_INPUT_PROJ, MATRIX, "proj", AT(input_proj), DIM_MODEL, DIM_INPUT},
+    {T_INPUT_NORM, NORM, "post_norm", AT(input_norm), DIM_ONE, DIM_MODEL},
 };
 _Static_assert(COUNT(layer_tensors) == T_COUNT, "one row for every tensor");
 _Static_assert(T_COUNT <= 64, "a set of tensors is 64 bits");
@@ -140,6 +153,10 @@ static uint64_t dim_size(const ct_config *c, const ct_layer_config *l, dim which
     case DIM_SSM_HEADS: return mamba ? c->ssm_inner : c->ssm_heads;
     case DIM_SSM_NORM: return delta ? c->ssm_inner / c->ssm_heads : c->ssm_inner;
     case DIM_DELTA_QKV: return c->ssm_inner + 2 * group;
+    case DIM_STREAMS: return c->n_streams;
+    case DIM_STREAMS_2: return (uint64_t)c->n_streams * c->n_streams;
+    case DIM_LOW_RANK: return c->n_low_rank;
+    case DIM_INPUT: return c->n_layer_input;
     }
     return 0;
 }
@@ -162,6 +179,9 @@ static uint64_t mixer_tensors(const ct_config *c, ct_mixer mixer, bool split)
     return 0;
 }
 
+/* What a layer that attends over another's keys may bring along; it is not read. */
+static const uint64_t own_keys = CT_T(K) | CT_T(V) | CT_T(K_NORM);
+
 static const uint64_t attention_only = CT_T(Q_NORM) | CT_T(K_NORM) | CT_T(SINKS);
 
 /* What layer i must and may have. */
@@ -174,6 +194,9 @@ static void layer_sets(const cactus_model *model, uint32_t i, uint64_t *need, ui
     bool attends = l->mixer == CT_MIX_ATTENTION || l->mixer == CT_MIX_LATENT;
     *need = arch->need | mixer_tensors(c, l->mixer, c->n_kv_heads == 1 && c->d_v == c->n_lora_kv);
     *may = arch->may;
+    if (arch->streams) *need |= CT_T(STREAM_ROUTER_NORM) | CT_T(STREAM_ROUTER) | CT_T(STREAM_PREDICT) | CT_T(STREAM_CORRECT) | CT_T(STREAM_SCALE);
+    if (arch->layer_inputs) *need |= CT_T(INPUT_GATE) | CT_T(INPUT_PROJ) | CT_T(INPUT_NORM);
+    if (l->shares_kv) *need &= ~own_keys;
     if (l->beside) *need |= mixer_tensors(c, arch->recurrent, false);
     if (l->mixer == CT_MIX_MAMBA && c->ssm_norms) *may |= CT_T(SSM_DT_NORM) | CT_T(SSM_B_NORM) | CT_T(SSM_C_NORM);
     if (!attends) *need &= ~attention_only, *may &= ~attention_only;
@@ -423,7 +446,7 @@ static cactus_status load_layer(cactus_model *model, uint32_t index, cactus_erro
 static float *own_floats(cactus_model *model, size_t n)
 {
     float *p = n == 0 ? NULL : ct_alloc(n, sizeof *p);
-    if (p != NULL) model->owned_vectors[model->n_owned_vectors++] = p; /* a layer asks for at most OWNED_PER_LAYER */
+    if (p != NULL) model->owned_vectors[model->n_owned_vectors++] = p; /* a layer asks for at most OWNED_PER_LAYER, a model for OWNED */
     return p;
 }
 
@@ -523,6 +546,7 @@ static bool has_place(const cactus_model *model, uint32_t layer, const char *suf
     uint64_t need, may;
     char name[NAME_BYTES];
     layer_sets(model, layer, &need, &may);
+    if (model->config.layers[layer].shares_kv) may |= own_keys;
     for (size_t i = 0; i < COUNT(layer_tensors); i++) {
         if (((need | may) >> layer_tensors[i].id & 1) == 0) continue;
         for (size_t e = 0; e < COUNT(endings); e++) {
@@ -558,6 +582,37 @@ static cactus_status check_no_unknown_tensors(const cactus_model *model, cactus_
     return CACTUS_OK;
 }
 
+static cactus_status load_norm(cactus_model *model, const char *name, uint64_t n, ct_norm *norm, cactus_error *err)
+{
+    norm->eps = model->config.norm_eps;
+    norm->kind = model->arch->norm;
+    return load_vector(model, name, n, false, &norm->weight, err);
+}
+
+static cactus_status load_streams(cactus_model *model, cactus_error *err)
+{
+    const ct_config *c = &model->config;
+    ct_streams *s = &model->weights.streams;
+    cactus_status status;
+    if (!model->arch->streams) return CACTUS_OK;
+    *s = (ct_streams){.n = c->n_streams, .active = c->active_stream, .d = c->d_model};
+    if ((status = load_matrix(model, "altup_proj.weight", s->n - 1, s->d, s->d, false, &s->first, err)) != CACTUS_OK) return status;
+    return load_matrix(model, "altup_unembd_proj.weight", s->n - 1, s->d, s->d, false, &s->last, err);
+}
+
+static cactus_status load_layer_inputs(cactus_model *model, cactus_error *err)
+{
+    const ct_config *c = &model->config;
+    ct_weights *w = &model->weights;
+    uint64_t n = (uint64_t)c->n_layers * c->n_layer_input;
+    cactus_status status;
+    if (!model->arch->layer_inputs) return CACTUS_OK;
+    if ((status = load_matrix(model, "per_layer_token_embd.weight", 1, c->n_vocab, n, false, &w->input_embed, err)) != CACTUS_OK
+        || (status = load_matrix(model, "per_layer_model_proj.weight", 1, n, c->d_model, false, &w->input_proj, err)) != CACTUS_OK)
+        return status;
+    return load_norm(model, "per_layer_proj_norm.weight", c->n_layer_input, &w->input_norm, err);
+}
+
 cactus_status ct_weights_load(cactus_model *model, cactus_error *err)
 {
     const ct_arch *arch = model->arch;
@@ -568,7 +623,7 @@ cactus_status ct_weights_load(cactus_model *model, cactus_error *err)
     const char *output_norm = arch->output_norm != NULL ? arch->output_norm : "output_norm";
     model->all_float = true;
     w->layers = ct_alloc(c->n_layers, sizeof *w->layers);
-    model->owned_vectors = ct_alloc(ct_gguf_n_tensors(model->gguf) + OWNED_PER_LAYER * c->n_layers + 1, sizeof *model->owned_vectors);
+    model->owned_vectors = ct_alloc(ct_gguf_n_tensors(model->gguf) + OWNED_PER_LAYER * c->n_layers + OWNED, sizeof *model->owned_vectors);
     if (w->layers == NULL || model->owned_vectors == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for %u layers", c->n_layers);
     w->output_norm.eps = c->norm_eps;
     w->output_norm.kind = arch->norm;
@@ -583,7 +638,13 @@ cactus_status ct_weights_load(cactus_model *model, cactus_error *err)
     if (arch->norm == CT_NORM_LAYER && (status = load_vector(model, name, c->d_model, !arch->biased, &w->output_norm.bias, err)) != CACTUS_OK) return status;
     if (arch->learned_positions && (status = load_matrix(model, "position_embd.weight", 1, c->n_context, c->d_model, false, &w->positions, err)) != CACTUS_OK)
         return status;
-    if ((status = load_factors(model, err)) != CACTUS_OK) return status;
+    if ((status = load_factors(model, err)) != CACTUS_OK || (status = load_streams(model, err)) != CACTUS_OK
+        || (status = load_layer_inputs(model, err)) != CACTUS_OK)
+        return status;
+    if (arch->v_norm) {
+        w->v_norm = (ct_norm){.weight = ones(model, c->d_v), .eps = c->norm_eps};
+        if (w->v_norm.weight == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the norm of values");
+    }
     for (uint32_t i = 0; i < c->n_layers; i++)
         if ((status = load_layer(model, i, err)) != CACTUS_OK || (status = prepare_recurrent(model, i, err)) != CACTUS_OK) return status;
     return check_no_unknown_tensors(model, err);

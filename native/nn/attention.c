@@ -100,9 +100,10 @@ static void store_tile(void *ctx, size_t tile, int thread)
         size_t from = run->first > begin ? run->first : begin, to = ct_min_size(run->first + run->n_tok, end);
         for (size_t row = from; row < to; row++) {
             size_t pos = run->pos + (row - run->first);
+            prepare_heads(j, j->q + row * j->attn->n_heads * kv->d_k, j->attn->n_heads, &j->attn->q_norm, row);
+            if (j->k == NULL) continue;
             float *k = j->k + row * kv->n_kv_heads * kv->d_k;
             const float *v = j->v + row * kv->n_kv_heads * kv->d_v;
-            prepare_heads(j, j->q + row * j->attn->n_heads * kv->d_k, j->attn->n_heads, &j->attn->q_norm, row);
             prepare_heads(j, k, kv->n_kv_heads, &j->attn->k_norm, row);
             for (size_t h = 0; h < kv->n_kv_heads; h++)
                 store_head(j, run->pages[pos / CT_PAGE_TOKENS], h, pos % CT_PAGE_TOKENS, k + h * kv->d_k, v + h * kv->d_v);

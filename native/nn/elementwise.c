@@ -1,7 +1,10 @@
 /* elementwise.c: norms, activations and sums over the tokens of a batch. */
+#include <math.h>
+
 #include "nn/nn.h"
 
 enum {
+    LANES = 16, /* partial sums, as kernels.h has them */
     TILE_TOKENS = 16,
     TILE_ELEMS = 4096 /* fewer are not worth another thread */
 };
@@ -31,6 +34,28 @@ void ct_activate_row(const ct_kernels *k, ct_activation act, float *gate, const 
     case CT_GELU_ERF: k->gelu_erf_mul(gate, gate, up, n); break;
     case CT_SWIGLU_OAI: k->swiglu_oai(gate, gate, up, n); break;
     }
+}
+
+/* Sum of x - shift, or of its square; element i in partial sum i % LANES. */
+static float lane_sum(const float *x, size_t n, float shift, bool square)
+{
+    float lanes[LANES] = {0};
+    for (size_t i = 0; i < n; i += LANES)
+        for (size_t l = 0; l < ct_min_size(LANES, n - i); l++) {
+            float value = x[i + l] - shift;
+            lanes[l] += square ? value * value : value;
+        }
+    for (size_t half = LANES / 2; half >= 1; half /= 2)
+        for (size_t l = 0; l < half; l++) lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
+static void outliers_row(const job *j, size_t t)
+{
+    float *x = j->y + t * j->n;
+    float mean = lane_sum(x, j->n, 0.0f, false) / (float)j->n;
+    float cutoff = mean + sqrtf(lane_sum(x, j->n, mean, true) / (float)j->n) * j->factor;
+    for (size_t i = 0; i < j->n; i++) x[i] = x[i] > cutoff ? x[i] - cutoff : 0.0f;
 }
 
 static void norm_row(const job *j, size_t t) { ct_norm_row(j->k, j->norm, j->y + t * j->n, j->x + t * j->n, j->n); }
@@ -66,6 +91,11 @@ void ct_norm_rows(const ct_exec *exec, const ct_norm *norm, float *y, const floa
 void ct_activate(const ct_exec *exec, ct_activation act, float *gate, const float *up, size_t n_tok, size_t n)
 {
     run(exec, (job){.y = gate, .x = up, .act = act, .n_tok = n_tok, .n = n, .row = activate_row});
+}
+
+void ct_keep_outliers(const ct_exec *exec, float *x, float n_deviations, size_t n_tok, size_t n)
+{
+    run(exec, (job){.y = x, .factor = n_deviations, .n_tok = n_tok, .n = n, .row = outliers_row});
 }
 
 void ct_add(const ct_exec *exec, float *y, const float *x, size_t n_tok, size_t n)

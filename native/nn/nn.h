@@ -104,6 +104,8 @@ typedef enum ct_activation { CT_SILU, CT_GELU, CT_GELU_ERF, CT_SWIGLU_OAI } ct_a
 void ct_norm_rows(const ct_exec *exec, const ct_norm *norm, float *y, const float *x, size_t n_tok, size_t n); /* y may be x */
 void ct_activate(const ct_exec *exec, ct_activation act, float *gate, const float *up, size_t n_tok, size_t n);
     /* gate = act(gate) * up; the two GELUs go without up (NULL), too */
+void ct_keep_outliers(const ct_exec *exec, float *x, float n_deviations, size_t n_tok, size_t n);
+    /* x = max(x - cutoff, 0), the cutoff lying n_deviations standard deviations (of all n) above the row's mean */
 void ct_add(const ct_exec *exec, float *y, const float *x, size_t n_tok, size_t n);            /* y += x */
 void ct_scale(const ct_exec *exec, float *y, float factor, size_t n_tok, size_t n);            /* y *= factor */
 void ct_softcap(const ct_exec *exec, float *y, float cap, size_t n_tok, size_t n);             /* y = cap * tanh(y / cap) */
@@ -188,7 +190,8 @@ typedef struct ct_attn {
 } ct_attn;
 
 /* Norms and turns q and k (in place) and stores k and v in the pages.
- *   q [n_tok, n_heads*d_k], k [n_tok, n_kv_heads*d_k], v [n_tok, n_kv_heads*d_v] */
+ *   q [n_tok, n_heads*d_k], k [n_tok, n_kv_heads*d_k], v [n_tok, n_kv_heads*d_v]
+ * k NULL: the layer's place in the pages was filled by another one, and only q is prepared. */
 void ct_store_keys(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, float *q, float *k,
                    const float *v);
 
