@@ -20,7 +20,23 @@ static inline uint32_t load_u32(const uint8_t *p)
     return v;
 }
 
+static inline uint64_t load_u64(const uint8_t *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 static inline float load_f16(const uint8_t *p) { return ct_f16_to_f32(load_u16(p)); }
+
+/* Eight codes at a time, the bytes of a u64. */
+
+#define ONES UINT64_C(0x0101010101010101) /* n * ONES: eight times n */
+
+static inline void put_8(int8_t *codes, uint64_t bytes) { memcpy(codes, &bytes, sizeof bytes); }
+
+/* Bytes below 128, less n (1 … 127) each */
+static inline uint64_t less(uint64_t bytes, uint32_t n) { return (bytes + (128 - n) * ONES) ^ 128 * ONES; }
 
 /* types_iq.c: the types whose codes are points of a grid */
 void ct_iq1_s_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m);

@@ -195,6 +195,15 @@ static float load_ue4m3_half(const uint8_t *p)
     return v.f;
 }
 
+/* fp4_level of eight nibbles. Bits are the sign, then two of exponent and one of mantissa: n up to 3, or 4 and 6, once doubled. */
+static uint64_t fp4_codes(uint64_t n)
+{
+    uint64_t exponent_1 = n >> 1 & ONES, exponent_2 = n >> 2 & ONES, large = 4 * ONES + 2 * (n & ONES);
+    large += large & 255 * exponent_1;
+    uint64_t magnitude = (large & 255 * exponent_2) | (n & 3 * ONES & ~(255 * exponent_2));
+    return less(12 * ONES + magnitude - 2 * (magnitude & 255 * (n >> 3 & ONES)), 12); /* 12 ± magnitude, less 12 */
+}
+
 /* { u8 d[4]; u8 qs[32] }: d * level[q] / 2 in sub-blocks of 16, each with 8 bytes of qs */
 static void nvfp4_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d, float *m)
 {
@@ -202,8 +211,10 @@ static void nvfp4_codes(const void *blocks, size_t n_elems, int8_t *codes, float
     (void)m;
     for (size_t b = 0; b < n_elems / 64; b++, p += 36)
         for (size_t g = 0; g < 4; g++, codes += 16) {
+            uint64_t v = load_u64(p + 4 + 8 * g);
             *d++ = load_ue4m3_half(p + g);
-            look_up(fp4_level, p + 4 + 8 * g, 8, codes);
+            put_8(codes, fp4_codes(v & 15 * ONES));
+            put_8(codes + 8, fp4_codes(v >> 4 & 15 * ONES));
         }
 }
 
@@ -215,8 +226,10 @@ static void q1_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float 
     for (size_t b = 0; b < n_elems / 128; b++, p += 18) {
         float block_d = load_f16(p);
         for (size_t g = 0; g < 4; g++) *d++ = block_d;
-        for (size_t i = 0; i < 16; i++, codes += 8)
-            for (size_t k = 0; k < 8; k++) codes[k] = (int8_t)(2 * (p[2 + i] >> k & 1) - 1);
+        for (size_t i = 0; i < 16; i++, codes += 8) {
+            uint64_t bits = p[2 + i] * ONES & UINT64_C(0x8040201008040201); /* bit k stays in byte k */
+            put_8(codes, less(2 * ((bits + 127 * ONES) >> 7 & ONES), 1));
+        }
     }
 }
 
@@ -228,8 +241,11 @@ static void q2_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float 
     for (size_t b = 0; b < n_elems / 64; b++, p += 18) {
         float block_d = load_f16(p);
         for (size_t g = 0; g < 2; g++) *d++ = block_d;
-        for (size_t i = 0; i < 16; i++, codes += 4)
-            for (size_t k = 0; k < 4; k++) codes[k] = (int8_t)((p[2 + i] >> 2 * k & 3) - 1);
+        for (size_t i = 0; i < 16; i += 2, codes += 8) { /* a byte in each half of a u64, then in nibbles, then in pairs of bits */
+            uint64_t v = p[2 + i] | (uint64_t)p[3 + i] << 32;
+            v = (v | v << 12) & UINT64_C(0x000f000f000f000f);
+            put_8(codes, less((v | v << 6) & 3 * ONES, 1));
+        }
     }
 }
 
@@ -307,7 +323,7 @@ static void q2_k_codes(const void *blocks, size_t n_elems, int8_t *codes, float 
             m[g] = -(block_min * (float)(p[g] >> 4));
         }
         for (size_t run = 0; run < 8; run++, codes += 32)
-            for (size_t k = 0; k < 32; k++) codes[k] = (int8_t)(p[16 + run / 4 * 32 + k] >> run % 4 * 2 & 3);
+            for (size_t k = 0; k < 32; k += 8) put_8(codes + k, load_u64(p + 16 + run / 4 * 32 + k) >> run % 4 * 2 & 3 * ONES);
     }
 }
 
@@ -323,8 +339,10 @@ static void q3_k_codes(const void *blocks, size_t n_elems, int8_t *codes, float 
         for (size_t g = 0; g < 16; g++)
             d[g] = block_d * (float)((s[g % 8] >> g / 8 * 4 & 15) + 16 * (s[8 + g % 4] >> g / 4 * 2 & 3) - 32);
         for (size_t run = 0; run < 8; run++, codes += 32)
-            for (size_t k = 0; k < 32; k++)
-                codes[k] = (int8_t)((p[32 + run / 4 * 32 + k] >> run % 4 * 2 & 3) + 4 * (p[k] >> run & 1) - 4);
+            for (size_t k = 0; k < 32; k += 8) {
+                uint64_t low = load_u64(p + 32 + run / 4 * 32 + k) >> run % 4 * 2 & 3 * ONES;
+                put_8(codes + k, less(low | (load_u64(p + k) >> run & ONES) << 2, 4));
+            }
     }
 }
 
@@ -344,12 +362,20 @@ static void iq4_xs_codes(const void *blocks, size_t n_elems, int8_t *codes, floa
     }
 }
 
-/* Digit n of n_bytes bytes of TQ1_0: a byte is a fraction of 256 in base 3, and 3^n times it brings digit n to the front. */
-static void ternary_digits(const uint8_t *q, size_t n_bytes, size_t n_digits, int8_t *codes)
+/* The first n_digits digits of eight bytes of TQ1_0, digit n to codes + n * stride, of which `size` bytes are wanted. A byte is a
+ * fraction of 256 in base 3: three times it, what goes beyond 256 is the next digit. */
+static inline void ternary_digits(uint64_t bytes, size_t n_digits, int8_t *codes, size_t stride, size_t size)
 {
-    static const uint8_t power[5] = {1, 3, 9, 27, 81};
-    for (size_t n = 0; n < n_digits; n++, codes += n_bytes)
-        for (size_t k = 0; k < n_bytes; k++) codes[k] = (int8_t)(((uint8_t)(q[k] * power[n]) * 3 >> 8) - 1);
+    const uint64_t low = UINT64_C(0x00ff00ff00ff00ff);
+    uint64_t even = bytes & low, odd = bytes >> 8 & low;
+    for (size_t n = 0; n < n_digits; n++, codes += stride) {
+        even *= 3;
+        odd *= 3;
+        uint64_t digits = less((even >> 8 & low) | (odd & ~low), 1);
+        memcpy(codes, &digits, size);
+        even &= low;
+        odd &= low;
+    }
 }
 
 /* { u8 qs[48]; u8 qh[4]; f16 d }: d * (q - 1). Five digits to a byte of qs: 32 bytes hold five runs of 32 elements, 16 bytes five
@@ -361,9 +387,9 @@ static void tq1_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float
     for (size_t b = 0; b < n_elems / 256; b++, p += 54, codes += 256) {
         float block_d = load_f16(p + 52);
         for (size_t g = 0; g < 8; g++) *d++ = block_d;
-        ternary_digits(p, 32, 5, codes);
-        ternary_digits(p + 32, 16, 5, codes + 160);
-        ternary_digits(p + 48, 4, 4, codes + 240);
+        for (size_t k = 0; k < 32; k += 8) ternary_digits(load_u64(p + k), 5, codes + k, 32, 8);
+        for (size_t k = 0; k < 16; k += 8) ternary_digits(load_u64(p + 32 + k), 5, codes + 160 + k, 16, 8);
+        ternary_digits(load_u32(p + 48), 4, codes + 240, 4, 4);
     }
 }
 
@@ -375,7 +401,7 @@ static void tq2_0_codes(const void *blocks, size_t n_elems, int8_t *codes, float
     for (size_t b = 0; b < n_elems / 256; b++, p += 66)
         for (size_t run = 0; run < 8; run++, codes += 32) {
             *d++ = load_f16(p + 64);
-            for (size_t k = 0; k < 32; k++) codes[k] = (int8_t)((p[run / 4 * 32 + k] >> run % 4 * 2 & 3) - 1);
+            for (size_t k = 0; k < 32; k += 8) put_8(codes + k, less(load_u64(p + run / 4 * 32 + k) >> run % 4 * 2 & 3 * ONES, 1));
         }
 }
 

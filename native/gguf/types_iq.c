@@ -5,6 +5,7 @@
  * d * code to be exact, so any order of the products gives gguf-py's floats. */
 #include "gguf/codes.h"
 #include "gguf/iq_grids.h"
+#include "gguf/iq_tables.h"
 
 /* ---- grids ---------------------------------------------------------------------------------------------------------- */
 
@@ -28,33 +29,32 @@
 #define POINT_IQ3_XXS(point) FOUR(LEVEL_IQ3_XXS, point),
 #define POINT_IQ3_S(point) FOUR(LEVEL_IQ3_S, point),
 
-static const uint64_t iq1_grid[2048] = {IQ1_GRID(POINT_IQ1)};
-static const uint64_t iq2_xxs_grid[256] = {IQ2_XXS_GRID(POINT_IQ2)};
-static const uint64_t iq2_xs_grid[512] = {IQ2_XS_GRID(POINT_IQ2)};
-static const uint64_t iq2_s_grid[1024] = {IQ2_S_GRID(POINT_IQ2)};
-static const uint32_t iq3_xxs_grid[256] = {IQ3_XXS_GRID(POINT_IQ3_XXS)};
-static const uint32_t iq3_s_grid[512] = {IQ3_S_GRID(POINT_IQ3_S)};
+const uint64_t ct_iq1_grid[2048] = {IQ1_GRID(POINT_IQ1)};
+const uint64_t ct_iq2_xxs_grid[256] = {IQ2_XXS_GRID(POINT_IQ2)};
+const uint64_t ct_iq2_xs_grid[512] = {IQ2_XS_GRID(POINT_IQ2)};
+const uint64_t ct_iq2_s_grid[1024] = {IQ2_S_GRID(POINT_IQ2)};
+const uint32_t ct_iq3_xxs_grid[256] = {IQ3_XXS_GRID(POINT_IQ3_XXS)};
+const uint32_t ct_iq3_s_grid[512] = {IQ3_S_GRID(POINT_IQ3_S)};
 
 /* ---- signs ---------------------------------------------------------------------------------------------------------- */
 
-#define ONES UINT64_C(0x0101010101010101)
+/* Bit k of a byte as a 1 in byte k. */
+#define SIGNS(b)                                                                                                       \
+    (BITS(b, 0, 1) | BITS(b, 1, 1) << 8 | BITS(b, 2, 1) << 16 | BITS(b, 3, 1) << 24 | BITS(b, 4, 1) << 32 |            \
+     BITS(b, 5, 1) << 40 | BITS(b, 6, 1) << 48 | BITS(b, 7, 1) << 56)
+/* Seven bits and an eighth such that the number of minus signs is even. */
+#define PARITY(b) (BITS(b, 0, 1) ^ BITS(b, 1, 1) ^ BITS(b, 2, 1) ^ BITS(b, 3, 1) ^ BITS(b, 4, 1) ^ BITS(b, 5, 1) ^ BITS(b, 6, 1))
+#define EVEN_SIGNS(b) (SIGNS(b) | PARITY(b) << 56)
 
-/* Eight bytes from 1 to 127, those negated whose bit is set: nothing carries from one byte into the next. */
-static inline uint64_t negate(uint64_t bytes, uint32_t bits)
-{
-    uint64_t spread = bits * ONES & UINT64_C(0x8040201008040201); /* bit k of `bits` stays in byte k */
-    uint64_t one = (spread + 0x7f * ONES) >> 7 & ONES;
-    return (bytes ^ one * 255) + one;
-}
+#define FROM_4(f, b) f(b), f((b) + 1), f((b) + 2), f((b) + 3)
+#define FROM_16(f, b) FROM_4(f, b), FROM_4(f, (b) + 4), FROM_4(f, (b) + 8), FROM_4(f, (b) + 12)
+#define FROM_64(f, b) FROM_16(f, b), FROM_16(f, (b) + 16), FROM_16(f, (b) + 32), FROM_16(f, (b) + 48)
 
-/* Types with seven sign bits for eight elements: the number of minus signs is even. */
-static inline uint32_t eighth_sign(uint32_t seven)
-{
-    uint32_t parity = seven ^ seven >> 4;
-    return seven | (UINT32_C(0x6996) >> (parity & 15) & 1) << 7;
-}
+static const uint64_t signs_of_8[256] = {FROM_64(SIGNS, 0), FROM_64(SIGNS, 64), FROM_64(SIGNS, 128), FROM_64(SIGNS, 192)};
+const uint64_t ct_iq_signs_of_7[128] = {FROM_64(EVEN_SIGNS, 0), FROM_64(EVEN_SIGNS, 64)};
 
-static inline void put_8(int8_t *codes, uint64_t bytes) { memcpy(codes, &bytes, sizeof bytes); }
+/* Eight bytes from 1 to 127, those negated where `signs` has a 1: nothing carries from one byte into the next. */
+static inline uint64_t negate(uint64_t bytes, uint64_t signs) { return (bytes ^ ((signs << 8) - signs)) + signs; }
 
 /* ---- IQ2 ------------------------------------------------------------------------------------------------------------ */
 
@@ -70,7 +70,7 @@ void ct_iq2_xxs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *
             uint32_t signs = load_u32(q + 4);
             *d++ = block_d * (0.5f + (float)(signs >> 28)) * 0.25f;
             for (size_t i = 0; i < 4; i++, codes += 8)
-                put_8(codes, negate(iq2_xxs_grid[q[i]], eighth_sign(signs >> 7 * i & 127)));
+                put_8(codes, negate(ct_iq2_xxs_grid[q[i]], ct_iq_signs_of_7[signs >> 7 * i & 127]));
         }
     }
 }
@@ -87,7 +87,7 @@ void ct_iq2_xs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d
             *d++ = block_d * (0.5f + (float)(p[66 + g / 2] >> 4 * (g % 2) & 15)) * 0.25f;
         for (const uint8_t *q = p + 2; q < p + 66; q += 2, codes += 8) {
             uint32_t v = load_u16(q);
-            put_8(codes, negate(iq2_xs_grid[v & 511], eighth_sign(v >> 9)));
+            put_8(codes, negate(ct_iq2_xs_grid[v & 511], ct_iq_signs_of_7[v >> 9]));
         }
     }
 }
@@ -102,9 +102,10 @@ void ct_iq2_s_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d,
         float block_d = load_f16(p);
         for (size_t g = 0; g < 16; g++)
             *d++ = block_d * (0.5f + (float)(p[74 + g / 2] >> 4 * (g % 2) & 15)) * 0.25f;
-        for (size_t i = 0; i < 32; i++, codes += 8) {
-            uint32_t index = p[2 + i] | (p[66 + i / 4] >> 2 * (i % 4) & 3u) << 8;
-            put_8(codes, negate(iq2_s_grid[index], p[34 + i]));
+        for (size_t i = 0; i < 32; i += 4) {
+            uint32_t high = p[66 + i / 4];
+            for (size_t k = i; k < i + 4; k++, codes += 8, high >>= 2)
+                put_8(codes, negate(ct_iq2_s_grid[p[2 + k] | (high & 3) << 8], signs_of_8[p[34 + k]]));
         }
     }
 }
@@ -123,8 +124,8 @@ void ct_iq3_xxs_codes(const void *blocks, size_t n_elems, int8_t *codes, float *
             uint32_t signs = load_u32(p + 66 + 4 * g);
             *d++ = block_d * (0.5f + (float)(signs >> 28)) * 0.5f;
             for (size_t i = 0; i < 4; i++, q += 2, codes += 8) {
-                uint64_t bytes = iq3_xxs_grid[q[0]] | (uint64_t)iq3_xxs_grid[q[1]] << 32;
-                put_8(codes, negate(bytes, eighth_sign(signs >> 7 * i & 127)));
+                uint64_t bytes = ct_iq3_xxs_grid[q[0]] | (uint64_t)ct_iq3_xxs_grid[q[1]] << 32;
+                put_8(codes, negate(bytes, ct_iq_signs_of_7[signs >> 7 * i & 127]));
             }
         }
     }
@@ -139,22 +140,20 @@ void ct_iq3_s_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d,
     for (size_t b = 0; b < n_elems / 256; b++, p += 110) {
         float block_d = load_f16(p);
         for (size_t g = 0; g < 8; g++) *d++ = block_d * (float)(1 + 2 * (p[106 + g / 2] >> 4 * (g % 2) & 15));
-        for (size_t i = 0; i < 32; i++, codes += 8) {
-            uint32_t high = (uint32_t)p[66 + i / 4] >> 2 * (i % 4), first = p[2 + 2 * i] | (high & 1) << 8;
-            uint32_t second = p[3 + 2 * i] | (high >> 1 & 1) << 8;
-            put_8(codes, negate(iq3_s_grid[first] | (uint64_t)iq3_s_grid[second] << 32, p[74 + i]));
+        for (size_t i = 0; i < 32; i += 4) {
+            uint32_t high = p[66 + i / 4];
+            for (size_t k = i; k < i + 4; k++, codes += 8, high >>= 2) {
+                uint32_t first = p[2 + 2 * k] | (high & 1) << 8, second = p[3 + 2 * k] | (high & 2) << 7;
+                put_8(codes, negate(ct_iq3_s_grid[first] | (uint64_t)ct_iq3_s_grid[second] << 32, signs_of_8[p[74 + k]]));
+            }
         }
     }
 }
 
 /* ---- IQ1 ------------------------------------------------------------------------------------------------------------ */
 
-/* Eight times a point of -1, 0, 1 plus 1/8 (`minus`: -1/8). Grid bytes are 0, 8 or 16; +0x79 or +0x77 leaves them below 256, and the
- * upper bit flipped makes that -7 or -9. */
-static inline uint64_t iq1_point(uint32_t index, uint32_t minus)
-{
-    return (iq1_grid[index] + (minus != 0 ? 0x77 * ONES : 0x79 * ONES)) ^ 0x80 * ONES;
-}
+/* Eight times a point of -1, 0, 1 plus 1/8 (`minus`: -1/8); grid bytes are 0, 8 or 16. */
+static inline uint64_t iq1_point(uint32_t index, uint32_t minus) { return less(ct_iq1_grid[index], minus != 0 ? 9 : 7); }
 
 /* { f16 d; u8 index[32]; u16 qh[8] }: d * (2*scale + 1) in sub-blocks of 32. An entry of qh has bits 8 to 10 of four indices,
  * lowest first, then three bits of scale and on top the sign of delta. */
@@ -182,14 +181,15 @@ void ct_iq1_m_codes(const void *blocks, size_t n_elems, int8_t *codes, float *d,
     for (size_t b = 0; b < n_elems / 256; b++, p += 56) {
         uint32_t half = 0;
         for (size_t i = 0; i < 4; i++) half |= (uint32_t)load_u16(p + 48 + 2 * i) >> 12 << 4 * i;
-        float block_d = ct_f16_to_f32((uint16_t)half);
-        for (size_t g = 0; g < 16; g++) {
-            uint32_t scale = (uint32_t)load_u16(p + 48 + g / 4 * 2) >> 3 * (g % 4) & 7;
-            *d++ = block_d * (float)(2 * scale + 1) * 0.125f;
+        float block_d = ct_f16_to_f32((uint16_t)half) * 0.125f;
+        for (size_t i = 0; i < 4; i++) {
+            uint32_t scales = load_u16(p + 48 + 2 * i);
+            for (size_t k = 0; k < 4; k++, scales >>= 3) *d++ = block_d * (float)(2 * (scales & 7) + 1);
         }
-        for (size_t i = 0; i < 32; i++, codes += 8) {
-            uint32_t high = (uint32_t)p[32 + i / 2] >> 4 * (i % 2);
-            put_8(codes, iq1_point(p[i] | (high & 7) << 8, high & 8));
+        for (size_t i = 0; i < 16; i++, codes += 16) {
+            uint32_t high = p[32 + i];
+            put_8(codes, iq1_point(p[2 * i] | (high & 7) << 8, high & 8));
+            put_8(codes + 8, iq1_point(p[2 * i + 1] | (high & 0x70) << 4, high & 0x80));
         }
     }
 }

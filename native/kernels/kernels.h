@@ -90,11 +90,16 @@ typedef struct ct_kernels {
     void (*gemm_i8)(float *y, size_t y_stride, const void *panel, const void *act, size_t act_stride, size_t n_rows,
                     size_t n_cols, size_t n_tok, size_t sub_elems, bool has_min);
 
-    /* y[r], r < n_rows, for one token, straight from the file's blocks. NULL: unpack and gemm_i8 are used instead.
+    /* y[r], r < n_rows, for one token, straight from the file's blocks. NULL: matvec_codes is used instead.
      * For float types `act` is the float32 row itself and the definition is that of gemm_f32. `next`, which is never read, is what
      * the thread reads after these rows: a hint for prefetching. NULL: what follows them. */
     void (*matvec[CT_N_TYPES])(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                                const void *next);
+
+    /* The same for any block type, whose `info` decodes the rows as they are needed: for types without a matvec. NULL: unpack (or
+     * pack_panel) and gemm_i8 are used instead. */
+    void (*matvec_codes)(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                         size_t n_cols);
 
     /* y[t*y_stride + r], r < n_rows, for 1 … few_tokens tokens (rows of quantize_act, act_stride bytes apart), straight from the
      * file's blocks. NULL: unpack and gemm_i8 are used instead. */

@@ -91,6 +91,10 @@ static void integer_rows(const job *j, const ct_matrix *w, float *y, size_t row,
                                in->n_tok, next);
         return;
     }
+    if (k->matvec_codes != NULL && in->n_tok == 1) {
+        k->matvec_codes(y + row, w->info, w->data + row * w->row_bytes, w->row_bytes, in->act, n_rows, w->n_cols);
+        return;
+    }
     for (size_t done = 0; done < n_rows; done += k->panel_rows) {
         size_t n = ct_min_size(k->panel_rows, n_rows - done);
         make_panel(j->exec, w, row + done, n, scratch);

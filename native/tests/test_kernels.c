@@ -293,6 +293,17 @@ static void check_set(const ct_kernels *k, const int_case *c)
         check_y(k, c, "matvec", floats(&y), c->n_rows);
         test_guarded_free(&y);
     }
+    if (c->w != NULL && k->matvec_codes != NULL) {
+        test_guarded y = floats_alloc(c->n_tok * c->n_rows);
+        for (size_t t = 0; t < c->n_tok; t++) {
+            test_guarded y1 = floats_alloc(c->n_rows);
+            k->matvec_codes(floats(&y1), ct_type_get(c->type), c->w, c->row_bytes, act.data + t * act_stride, c->n_rows, c->n_cols);
+            if (c->n_rows > 0) memcpy(floats(&y) + t * c->n_rows, y1.data, c->n_rows * sizeof(float));
+            test_guarded_free(&y1);
+        }
+        check_y(k, c, "matvec_codes", floats(&y), c->n_rows);
+        test_guarded_free(&y);
+    }
     if (c->w != NULL && k->matmul_few[c->type] != NULL && c->n_tok <= k->few_tokens) {
         test_guarded y = floats_alloc(n_y);
         k->matmul_few[c->type](floats(&y), y_stride, c->w, c->row_bytes, act.data, act_stride, c->n_rows, c->n_cols, c->n_tok, NULL);

@@ -186,6 +186,10 @@ ARM_INLINE arm_shape arm_shape_of(ct_type type)
     case CT_Q5_0: return (arm_shape){32, 22, 32, false, -1}; /* arm_codes takes its bias off on the way */
     case CT_Q5_1: return (arm_shape){32, 24, 32, true, -1};
     case CT_IQ4_NL: return (arm_shape){32, 18, 32, false, -1};
+    case CT_IQ4_XS: return (arm_shape){256, 136, 32, false, -1};
+    case CT_MXFP4: return (arm_shape){32, 17, 32, false, -1};
+    case CT_Q2_K: return (arm_shape){256, 84, 16, true, -1};
+    case CT_Q3_K: return (arm_shape){256, 110, 16, false, -1}; /* arm_codes takes its bias off on the way */
     case CT_Q4_K: return (arm_shape){256, 144, 32, true, -1};
     case CT_Q5_K: return (arm_shape){256, 176, 32, true, -1};
     case CT_Q6_K: return (arm_shape){256, 210, 16, false, 5};
@@ -219,8 +223,10 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
     case CT_Q4_1:
     case CT_Q5_0:
     case CT_Q5_1:
-    case CT_IQ4_NL: {
-        size_t head = arm_shape_of(type).block_bytes - 16;
+    case CT_IQ4_NL:
+    case CT_IQ4_XS:
+    case CT_MXFP4: {
+        size_t head = type == CT_IQ4_XS ? 8 + 16 * g : arm_shape_of(type).block_bytes - 16;
         uint8x16_t nibbles = vld1q_u8(block + head);
         lo = vandq_u8(nibbles, low4);
         hi = vshrq_n_u8(nibbles, 4);
@@ -235,9 +241,10 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
                 hi = vorrq_u8(hi, vandq_u8(arm_spread_bits(bits, 1), vdupq_n_u8(16)));
             }
         }
-        if (type == CT_IQ4_NL) {
-            static const int8_t levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-            uint8x16_t level = vreinterpretq_u8_s8(vld1q_s8(levels));
+        if (type == CT_IQ4_NL || type == CT_IQ4_XS || type == CT_MXFP4) {
+            static const int8_t iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+            static const int8_t fp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+            uint8x16_t level = vreinterpretq_u8_s8(vld1q_s8(type == CT_MXFP4 ? fp4 : iq4));
             lo = vqtbl1q_u8(level, lo);
             hi = vqtbl1q_u8(level, hi);
         }
@@ -268,6 +275,18 @@ ARM_INLINE void arm_codes(ct_type type, const uint8_t *block, size_t g, int8x16_
         if (run % 2 == 1) high = vshrq_n_u8(high, 2);
         if (run < 2) lo = vandq_u8(vsliq_n_u8(low, high, 4), vdupq_n_u8(63));
         else lo = vsraq_n_u8(vandq_u8(high, vdupq_n_u8(48)), low, 4);
+        hi = lo;
+        break;
+    }
+    case CT_Q2_K:
+    case CT_Q3_K: { /* sub-blocks of 16: half of the block, run of 32 in it, part of the run */
+        size_t run = g / 2 % 4;
+        lo = vld1q_u8(block + (type == CT_Q2_K ? 16 : 32) + g / 8 * 32 + g % 2 * 16);
+        lo = vandq_u8(arm_move_bits(lo, 2 * (int)run, 0), vdupq_n_u8(3));
+        if (type == CT_Q3_K) { /* a bit that is not set takes 4 off */
+            uint8x16_t bits = arm_move_bits(vld1q_u8(block + g % 2 * 16), (int)(g / 2), 2);
+            lo = vsubq_u8(lo, vbicq_u8(vdupq_n_u8(4), bits));
+        }
         hi = lo;
         break;
     }
@@ -310,10 +329,11 @@ ARM_INLINE uint8x16_t arm_combine_u64(uint64_t low, uint64_t high)
 }
 
 /* Scales and minima of four blocks, one of each of four rows: d and m of the block, a lane per row, and the small integers that
- * they are multiplied with in sub-blocks, as bytes: byte g % 4 of a lane of sc[g / 4], Q6_K's with 128 added. */
+ * they are multiplied with in sub-blocks, as bytes: byte g % 4 of a lane of sc[g / 4], Q6_K's with 128 added, IQ4_XS's and
+ * Q3_K's with 32. */
 typedef struct arm_scales {
     float32x4_t d, m;
-    uint8x16_t sc[4], mn[2];
+    uint8x16_t sc[4], mn[4];
 } arm_scales;
 
 ARM_INLINE arm_scales arm_load_scales(ct_type type, const uint8_t *const block[4])
@@ -340,12 +360,55 @@ ARM_INLINE arm_scales arm_load_scales(ct_type type, const uint8_t *const block[4
             s.sc[i] = arm_combine_u64(sc[i][0], sc[i][1]);
             s.mn[i] = arm_combine_u64(mn[i][0], mn[i][1]);
         }
+    } else if (type == CT_Q2_K) {
+        uint32x4_t sc[4];
+        s.d = arm_scale_of_4(block, 80, 0);
+        s.m = arm_scale_of_4(block, 82, 0x8000);
+        for (size_t i = 0; i < 4; i++) sc[i] = vreinterpretq_u32_u8(vld1q_u8(block[i]));
+        arm_transpose(sc);
+        for (size_t i = 0; i < 4; i++) {
+            s.sc[i] = vandq_u8(vreinterpretq_u8_u32(sc[i]), vdupq_n_u8(15));
+            s.mn[i] = vshrq_n_u8(vreinterpretq_u8_u32(sc[i]), 4);
+        }
+    } else if (type == CT_Q3_K) { /* eight bytes of nibbles, low ones first; four of pairs of bits, the lowest of all first */
+        uint32x4_t sc[4];
+        s.d = arm_scale_of_4(block, 108, 0);
+        for (size_t i = 0; i < 4; i++) {
+            static const int8_t down[16] = {0, 0, 0, 0, -2, -2, -2, -2, -4, -4, -4, -4, -6, -6, -6, -6};
+            uint8x8_t nibbles = vld1_u8(block[i] + 96);
+            uint8x16_t low = vcombine_u8(vand_u8(nibbles, vdup_n_u8(15)), vshr_n_u8(nibbles, 4));
+            uint8x16_t high = vreinterpretq_u8_u32(vdupq_n_u32(*(const arm_u32 *)(block[i] + 104)));
+            high = vandq_u8(vshlq_u8(high, vld1q_s8(down)), vdupq_n_u8(3));
+            sc[i] = vreinterpretq_u32_u8(vsliq_n_u8(low, high, 4));
+        }
+        arm_transpose(sc);
+        for (size_t i = 0; i < 4; i++) s.sc[i] = vreinterpretq_u8_u32(sc[i]);
     } else if (type == CT_Q6_K) {
         uint32x4_t sc[4];
         s.d = arm_scale_of_4(block, 208, 0);
         for (size_t i = 0; i < 4; i++) sc[i] = vreinterpretq_u32_u8(veorq_u8(vld1q_u8(block[i] + 192), vdupq_n_u8(128)));
         arm_transpose(sc);
         for (size_t i = 0; i < 4; i++) s.sc[i] = vreinterpretq_u8_u32(sc[i]);
+    } else if (type == CT_IQ4_XS) { /* nibbles and pairs of bits spread to bytes, two rows in an integer register */
+        uint64_t sc[2][2];
+        s.d = arm_scale_of_4(block, 0, 0);
+        for (size_t i = 0; i < 2; i++) {
+            uint64_t low = arm_u32_of_2(block + 2 * i, 4), high = arm_u32_of_2(block + 2 * i, 0) >> 16;
+            for (size_t j = 0; j < 2; j++) { /* sub-blocks 4j … 4j + 3 */
+                uint64_t four = low >> 16 * j & 0x0000ffff0000ffff, two = high >> 8 * j & 0x000000ff000000ff;
+                four = (four | four << 8) & 0x00ff00ff00ff00ff;
+                four = (four | four << 4) & 0x0f0f0f0f0f0f0f0f;
+                two = (two | two << 12) & 0x000f000f000f000f;
+                two = (two | two << 6) & 0x0303030303030303;
+                sc[j][i] = four | two << 4;
+            }
+        }
+        for (size_t j = 0; j < 2; j++) s.sc[j] = arm_combine_u64(sc[j][0], sc[j][1]);
+    } else if (type == CT_MXFP4) { /* half of 2^(e - 127); for e = 0 half of 2^-127, which is no normal float */
+        uint64_t low = (uint64_t)block[0][0] << 23 | (uint64_t)block[1][0] << 55;
+        uint64_t high = (uint64_t)block[2][0] << 23 | (uint64_t)block[3][0] << 55;
+        uint32x4_t bits = vmaxq_u32(vreinterpretq_u32_u8(arm_combine_u64(low, high)), vdupq_n_u32(0x400000));
+        s.d = vmulq_n_f32(vreinterpretq_f32_u32(bits), 0.5f);
     } else {
         s.d = arm_scale_of_4(block, type == CT_TQ2_0 ? 64 : 0, 0);
     }
@@ -367,14 +430,15 @@ ARM_INLINE float32x4_t arm_small_floats(uint8x16_t bytes, size_t byte, int bias)
 /* d and m of sub-block g (a constant) of the four blocks */
 ARM_INLINE float32x4_t arm_d(ct_type type, const arm_scales *s, size_t g)
 {
-    if (type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 0));
+    if (type == CT_Q2_K || type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 0));
     if (type == CT_Q6_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 128));
+    if (type == CT_IQ4_XS || type == CT_Q3_K) return vmulq_f32(s->d, arm_small_floats(s->sc[g / 4], g % 4, 32));
     return s->d;
 }
 
 ARM_INLINE float32x4_t arm_m(ct_type type, const arm_scales *s, size_t g)
 {
-    if (type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->m, arm_small_floats(s->mn[g / 4], g % 4, 0));
+    if (type == CT_Q2_K || type == CT_Q4_K || type == CT_Q5_K) return vmulq_f32(s->m, arm_small_floats(s->mn[g / 4], g % 4, 0));
     return s->m;
 }
 
@@ -428,7 +492,8 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
             if (shape.sub_elems == 32) q1 = vld1q_s8(x.q + g * 32 + 16);
             const size_t block32 = g * shape.sub_elems / 32;
             float32x4_t a = n_sub == 1 ? arm_load_f32(x.a) : vld1q_f32(x.a + block32 / 4 * 4), a_sum = a;
-            if (shape.has_min) a_sum = n_sub == 1 ? arm_load_f32(x.a_sum32) : vld1q_f32(x.a_sum32 + block32 / 4 * 4);
+            if (shape.has_min && shape.sub_elems == 16) a_sum = vld1q_f32(x.a_sum16 + g / 4 * 4);
+            else if (shape.has_min) a_sum = n_sub == 1 ? arm_load_f32(x.a_sum32) : vld1q_f32(x.a_sum32 + block32 / 4 * 4);
             ARM_UNROLL
             for (size_t quad = 0; quad < n_quads; quad++) {
                 int32x4_t part[4];
@@ -446,7 +511,8 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
                 int32x4_t sums = arm_sums(part[0], part[1], part[2], part[3]);
                 float32x4_t dot = magic ? arm_to_float(sums) : vcvtq_f32_s32(sums);
                 acc[quad] = vfmaq_f32(acc[quad], dot, arm_mul_lane(arm_d(type, &scales[quad], g), a, block32));
-                if (shape.has_min) acc[quad] = arm_fma_lane(acc[quad], arm_m(type, &scales[quad], g), a_sum, block32);
+                if (!shape.has_min) continue;
+                acc[quad] = arm_fma_lane(acc[quad], arm_m(type, &scales[quad], g), a_sum, shape.sub_elems == 16 ? g : block32);
             }
         }
         for (size_t quad = 0; quad < n_quads; quad++)
@@ -455,6 +521,7 @@ ARM_INLINE void arm_matvec_rows(ct_type type, float *y, const void *w, size_t ro
         x.q += shape.block_elems;
         x.a += shape.block_elems / 32;
         x.a_sum32 += shape.block_elems / 32;
+        x.a_sum16 += shape.block_elems / 16;
     }
     for (size_t quad = 0; quad < n_quads; quad++)
         if (r + 4 * quad < n_rows) arm_store_part(y + r + 4 * quad, acc[quad], n_rows - r - 4 * quad);
@@ -465,6 +532,60 @@ ARM_INLINE void arm_matvec(ct_type type, float *y, const void *w, size_t row_byt
 {
     const size_t n_quads = arm_matvec_quads(type);
     for (size_t r = 0; r < n_rows; r += 4 * n_quads) arm_matvec_rows(type, y, w, row_bytes, act, r, n_rows, n_cols, n_quads);
+}
+
+/* ---- types without kernels of their own: four rows are decoded, 256 columns at a time, into L1 ------------------------ */
+
+enum { ARM_DECODED_COLS = 256, ARM_DECODED_SUBS = ARM_DECODED_COLS / 16 };
+
+/* scale[i][g], a lane per row */
+ARM_INLINE float32x4_t arm_scale_column(float scale[4][ARM_DECODED_SUBS], size_t g)
+{
+    const float lanes[4] = {scale[0][g], scale[1][g], scale[2][g], scale[3][g]};
+    return vld1q_f32(lanes);
+}
+
+ARM_INLINE void arm_matvec_codes_of(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act,
+                                    size_t n_rows, size_t n_cols, size_t sub_elems, bool has_min)
+{
+    int8_t codes[4][ARM_DECODED_COLS];
+    float d[4][ARM_DECODED_SUBS], m[4][ARM_DECODED_SUBS];
+    for (size_t r = 0; r < n_rows; r += 4) {
+        const uint8_t *row[4];
+        const arm_act x = arm_act_row(act, n_cols);
+        float32x4_t acc = vdupq_n_f32(0.0f);
+        arm_four_rows(w, row_bytes, r, n_rows, row);
+        for (size_t col = 0; col < n_cols; col += ARM_DECODED_COLS) {
+            const size_t n = n_cols - col < ARM_DECODED_COLS ? n_cols - col : ARM_DECODED_COLS;
+            const size_t at = col / info->block_elems * info->block_bytes;
+            for (size_t i = 0; i < 4; i++) info->decode_codes(row[i] + at, n, codes[i], d[i], m[i]);
+            for (size_t j = 0; j < n; j += sub_elems) {
+                int32x4_t part[4];
+                int8x16_t q0 = vld1q_s8(x.q + col + j), q1 = q0;
+                if (sub_elems == 32) q1 = vld1q_s8(x.q + col + j + 16);
+                ARM_UNROLL
+                for (size_t i = 0; i < 4; i++) {
+                    part[i] = arm_dot16(vdupq_n_s32(0), vld1q_s8(codes[i] + j), q0);
+                    if (sub_elems == 32) part[i] = arm_dot16(part[i], vld1q_s8(codes[i] + j + 16), q1);
+                }
+                float32x4_t dot = vcvtq_f32_s32(arm_sums(part[0], part[1], part[2], part[3]));
+                acc = vfmaq_f32(acc, dot, vmulq_n_f32(arm_scale_column(d, j / sub_elems), x.a[(col + j) / 32]));
+                if (!has_min) continue;
+                float a_sum = sub_elems == 32 ? x.a_sum32[(col + j) / 32] : x.a_sum16[(col + j) / 16];
+                acc = vfmaq_n_f32(acc, arm_scale_column(m, j / sub_elems), a_sum);
+            }
+        }
+        arm_store_part(y + r, acc, n_rows - r);
+    }
+}
+
+ARM_INLINE void arm_matvec_codes(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act,
+                                 size_t n_rows, size_t n_cols)
+{
+    if (info->sub_elems == 32)
+        arm_matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, info->has_min);
+    else
+        arm_matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, info->has_min);
 }
 
 /* ---- panels -------------------------------------------------------------------------------------------------------- */
@@ -555,8 +676,9 @@ ARM_INLINE void arm_pack(arm_put_fn put, void *panel, const int8_t *codes, const
 
 /* ---- instances ----------------------------------------------------------------------------------------------------- */
 
-#define ARM_BLOCK_TYPES(X) \
-    X(CT_Q4_0) X(CT_Q4_1) X(CT_Q5_0) X(CT_Q5_1) X(CT_Q8_0) X(CT_IQ4_NL) X(CT_Q4_K) X(CT_Q5_K) X(CT_Q6_K) X(CT_TQ2_0)
+#define ARM_BLOCK_TYPES(X)                                                              \
+    X(CT_Q4_0) X(CT_Q4_1) X(CT_Q5_0) X(CT_Q5_1) X(CT_Q8_0) X(CT_IQ4_NL) X(CT_MXFP4)     \
+    X(CT_Q2_K) X(CT_Q3_K) X(CT_Q4_K) X(CT_Q5_K) X(CT_Q6_K) X(CT_IQ4_XS) X(CT_TQ2_0)
 
 #define ARM_DEFINE_MATVEC(type)                                                                                        \
     static void matvec_##type(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols, \

@@ -185,6 +185,12 @@ static void gemm_i8(float *y, size_t y_stride, const void *panel, const void *ac
         multiply(y, y_stride, panel, act, act_stride, n_rows, n_cols, n_tok, 16, false);
 }
 
+static void matvec_codes(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                         size_t n_cols)
+{
+    arm_matvec_codes(y, info, w, row_bytes, act, n_rows, n_cols);
+}
+
 ARM_BLOCK_TYPES(ARM_DEFINE_MATVEC)
 ARM_BLOCK_TYPES(ARM_DEFINE_UNPACK)
 
@@ -707,6 +713,7 @@ void ct_kernels_init_neon(ct_kernels *k)
         .panel_bytes = panel_bytes,
         .pack_panel = pack_panel,
         .gemm_i8 = gemm_i8,
+        .matvec_codes = matvec_codes,
         .gemm_f32 = gemm_f32,
         .f16_to_f32 = f16_to_f32,
         .bf16_to_f32 = bf16_to_f32,

@@ -8,6 +8,7 @@
 #ifndef CT_X86_INT8_256_H
 #define CT_X86_INT8_256_H
 
+#include "gguf/iq_tables.h"
 #include "kernels/x86/x86_common.h"
 
 #if defined(__AVXVNNI__)
@@ -200,6 +201,16 @@ static void pack_panel(void *panel, const int8_t *codes, const float *d, const f
 static ALWAYS_INLINE __m256i low_nibbles(__m256i v) { return _mm256_and_si256(v, _mm256_set1_epi8(15)); }
 static ALWAYS_INLINE __m256i high_nibbles(__m256i v) { return _mm256_and_si256(_mm256_srli_epi16(v, 4), _mm256_set1_epi8(15)); }
 
+static ALWAYS_INLINE bool has_levels(const ct_type type) { return type == CT_IQ4_NL || type == CT_IQ4_XS || type == CT_MXFP4; }
+
+/* The codes that nibbles stand for, an operand of vpshufb; MXFP4: + 12. */
+static ALWAYS_INLINE __m256i level_table(const ct_type type)
+{
+    const __m128i fp4 = _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0);
+    const __m128i iq4 = _mm_setr_epi8(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
+    return _mm256_broadcastsi128_si256(type == CT_MXFP4 ? fp4 : iq4);
+}
+
 /* 16 bytes -> 32 nibbles, low halves first */
 static ALWAYS_INLINE __m256i nibbles_32(const uint8_t *p)
 {
@@ -240,13 +251,17 @@ static ALWAYS_INLINE __m256i codes_q45_k(const uint8_t *block, size_t g, const b
     return _mm256_or_si256(v, _mm256_and_si256(h, _mm256_set1_epi8(16)));
 }
 
-/* Block or sub-block b (32 elements) of a row, + the type's bias; Q8_0: the codes themselves (+ 128 for vpdpbusd). */
+/* Block or sub-block b (32 elements) of a row, + the type's bias; Q8_0, IQ4: the codes themselves. */
 static ALWAYS_INLINE __m256i codes_32(const uint8_t *row, size_t b, const ct_type type)
 {
     switch (type) {
     case CT_Q4_0: return nibbles_32(row + b * 18 + 2);
     case CT_Q4_1: return nibbles_32(row + b * 20 + 4);
     case CT_Q5_0: return _mm256_or_si256(nibbles_32(row + b * 22 + 6), bits_to_16(load_u32(row + b * 22 + 2)));
+    case CT_Q5_1: return _mm256_or_si256(nibbles_32(row + b * 24 + 8), bits_to_16(load_u32(row + b * 24 + 4)));
+    case CT_IQ4_NL: return _mm256_shuffle_epi8(level_table(type), nibbles_32(row + b * 18 + 2));
+    case CT_IQ4_XS: return _mm256_shuffle_epi8(level_table(type), nibbles_32(row + b / 8 * 136 + 8 + b % 8 * 16));
+    case CT_MXFP4: return _mm256_shuffle_epi8(level_table(type), nibbles_32(row + b * 17 + 1));
     case CT_Q4_K: return codes_q45_k(row + b / 8 * 144, b % 8, false);
     case CT_Q5_K: return codes_q45_k(row + b / 8 * 176, b % 8, true);
     case CT_Q6_K: return codes_q6_k(row + b / 8 * 210, b % 8);
@@ -301,6 +316,41 @@ static void unpack_q5_0(void *panel, const void *w, size_t row_bytes, size_t n_r
     uint8_t *records = start_panel(panel, CODES_63, 16);
     unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q5_0, 16, 32, false);
     unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 22, 0, false, 0);
+}
+
+static void unpack_q5_1(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_63, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_Q5_1, 0, 32, true);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 24, 0, true, 0);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 24, 2, true, 1);
+}
+
+static void unpack_iq4_nl(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_SIGNED, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_IQ4_NL, 0, 32, false);
+    unpack_f16(records, w, row_bytes, n_rows, n_cols / 32, 18, 0, false, 0);
+}
+
+static ALWAYS_INLINE __m256 e8m0_half(__m256i e) /* half of 2^(e - 127) */
+{
+    __m256i v = _mm256_max_epu32(_mm256_slli_epi32(e, 23), _mm256_set1_epi32(0x400000)); /* e = 0: 2^-127 is no normal float */
+    return _mm256_mul_ps(_mm256_castsi256_ps(v), _mm256_set1_ps(0.5f));
+}
+
+static void unpack_mxfp4(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_63, 12);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_MXFP4, 12, 32, false);
+    for (size_t b = 0; b < n_cols / 32; b++) {
+        int32_t e[PANEL_ROWS] = {0};
+        for (size_t r = 0; r < n_rows; r++) e[r] = ((const uint8_t *)w)[r * row_bytes + b * 17];
+        float *out = record_scales(records, b, 32, false);
+        _mm256_store_ps(out, e8m0_half(load_256(e)));
+        _mm256_store_ps(out + 8, e8m0_half(load_256(e + 8)));
+        for (size_t r = n_rows; r < PANEL_ROWS; r++) out[r] = 0.0f;
+    }
 }
 
 static void unpack_q8_0(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
@@ -507,43 +557,94 @@ static ALWAYS_INLINE __m256 add_min(__m256 acc, __m256 m, const act_meta *meta)
     return _mm256_fmadd_ps(m, _mm256_set1_ps(meta->a_sum), acc);
 }
 
-/* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. */
-static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead,
-                                         const int8_t *q, const act_meta *meta, const size_t n, const ct_type type)
+/* What reduce_8_rows does, for sums of any size. */
+static ALWAYS_INLINE void reduce_8_rows_32(const __m256i p[8], __m256i dot[2])
 {
-    const size_t at = type == CT_Q4_0 ? 2 : type == CT_Q4_1 ? 4 : 6, block_bytes = at + 16; /* the nibbles come last */
+    __m256i y[2];
+    UNROLL
+    for (size_t i = 0; i < 2; i++) { /* rows 4i … 4i + 3 */
+        const __m256i *r = p + 4 * i;
+        __m256i a = _mm256_add_epi32(_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+        __m256i b = _mm256_add_epi32(_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
+        y[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+    }
+    dot[0] = _mm256_permute2x128_si256(y[0], y[1], 0x20);
+    dot[1] = _mm256_permute2x128_si256(y[0], y[1], 0x31);
+}
+
+/* Sums of four neighbouring products, for any codes. minus_128_sums: those of -128 and the activations, where there is vpdpbusd. */
+static ALWAYS_INLINE __m256i dot_signed(__m256i codes, __m256i q, __m256i minus_128_sums)
+{
+#if defined(__AVXVNNI__)
+    return dpbusd(minus_128_sums, _mm256_xor_si256(codes, _mm256_set1_epi8(-128)), q);
+#else
+    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(q, codes));
+    (void)minus_128_sums;
+    return _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+}
+
+static ALWAYS_INLINE __m256i dot_2_signed(__m256i c0, __m256i s0, __m256i c1, __m256i s1, __m256i minus_128_sums)
+{
+#if defined(__AVXVNNI__)
+    return dot_signed(c1, s1, dot_signed(c0, s0, minus_128_sums));
+#else
+    return _mm256_add_epi32(dot_signed(c0, s0, minus_128_sums), dot_signed(c1, s1, minus_128_sums));
+#endif
+}
+
+/* 2 blocks (n = 1 at the end of a row) of 32 nibbles, for 8 rows. IQ4_XS: sub-blocks; their scales are given in `scale`. */
+static ALWAYS_INLINE __m256 step_nibbles(__m256 acc, const uint8_t *const rows[TILE_ROWS], size_t pos, uintptr_t ahead,
+                                         const int8_t *q, const act_meta *meta, const size_t n, const ct_type type,
+                                         const __m256 scale[2])
+{
+    const bool five = type == CT_Q5_0 || type == CT_Q5_1, has_min = type == CT_Q4_1 || type == CT_Q5_1;
+    const bool wide = type == CT_IQ4_NL || type == CT_IQ4_XS;
+    const size_t at = type == CT_IQ4_XS ? 0 : type == CT_MXFP4 ? 1 : (has_min ? 4 : 2) + (five ? 4 : 0); /* the nibbles come last */
+    const size_t block_bytes = at + 16, stream_bytes = type == CT_IQ4_XS ? 17 : block_bytes;
+    const int bias = five ? 16 : type == CT_MXFP4 ? 12 : 0; /* off at the start: partial sums then fit reduce_8_rows */
+    const __m256i zero = _mm256_setzero_si256();
     __m256i q0 = load_256(q), q1 = load_256(q + 32); /* the activations are padded */
     __m256i q_lo = _mm256_permute2x128_si256(q0, q1, 0x20), q_hi = _mm256_permute2x128_si256(q0, q1, 0x31);
-    __m256i p[TILE_ROWS], dot[2], start = _mm256_setzero_si256();
+    __m256i p[TILE_ROWS], dot[2], start = zero;
     uint16_t d[2][TILE_ROWS], m[2][TILE_ROWS];
-    if (type == CT_Q5_0) { /* what 16 in the codes adds, off at the start: partial sums then fit reduce_8_rows */
-        const __m256i sixteen = _mm256_set1_epi8(16);
-        start = _mm256_sub_epi32(start, dot_2(sixteen, q_lo, sixteen, q_hi));
-    }
+    uint8_t e[2][16] = {{0}};
+    if (bias != 0) {
+        const __m256i added = _mm256_set1_epi8((char)bias);
+        start = _mm256_sub_epi32(zero, dot_2(added, q_lo, added, q_hi));
+    } else if (wide && HAVE_VNNI) start = _mm256_sub_epi32(zero, dot_2_signed(zero, q_lo, zero, q_hi, zero));
     UNROLL
     for (size_t i = 0; i < TILE_ROWS; i++) {
         const uint8_t *row = rows[i] + pos;
         __m256i v = n == 2 ? load_2x128(row + at, row + block_bytes + at) : _mm256_zextsi128_si256(load_128(row + at));
         __m256i lo = low_nibbles(v), hi = high_nibbles(v);
-        for (size_t b = 0; b < n; b++) {
-            d[b][i] = load_u16(row + b * block_bytes);
-            if (type == CT_Q4_1) m[b][i] = load_u16(row + b * block_bytes + 2);
+        for (size_t b = 0; b < n && type != CT_IQ4_XS; b++) {
+            if (type == CT_MXFP4) e[b][i] = row[b * block_bytes];
+            else d[b][i] = load_u16(row + b * block_bytes);
+            if (has_min) m[b][i] = load_u16(row + b * block_bytes + 2);
         }
-        if (type == CT_Q5_0) {
-            __m256i h0 = bits_to_16(load_u32(row + 2)), h1 = n == 2 ? bits_to_16(load_u32(row + 24)) : _mm256_setzero_si256();
+        if (five) {
+            const uint8_t *bits = row + at - 4;
+            __m256i h0 = bits_to_16(load_u32(bits)), h1 = n == 2 ? bits_to_16(load_u32(bits + block_bytes)) : zero;
             lo = _mm256_or_si256(lo, _mm256_permute2x128_si256(h0, h1, 0x20));
             hi = _mm256_or_si256(hi, _mm256_permute2x128_si256(h0, h1, 0x31));
         }
-        p[i] = dot_2(lo, q_lo, hi, q_hi);
-        if (type == CT_Q5_0) p[i] = _mm256_add_epi32(p[i], start);
-        prefetch_part(ahead, TILE_ROWS * n * block_bytes, i, TILE_ROWS);
+        if (has_levels(type)) lo = _mm256_shuffle_epi8(level_table(type), lo), hi = _mm256_shuffle_epi8(level_table(type), hi);
+        p[i] = wide ? dot_2_signed(lo, q_lo, hi, q_hi, start) : dot_2(lo, q_lo, hi, q_hi);
+        if (bias != 0) p[i] = _mm256_add_epi32(p[i], start);
+        prefetch_part(ahead, TILE_ROWS * n * stream_bytes, i, TILE_ROWS);
     }
-    reduce_8_rows(p, dot);
+    if (wide) reduce_8_rows_32(p, dot);
+    else reduce_8_rows(p, dot);
     UNROLL
     for (size_t b = 0; b < n; b++) {
         if (type == CT_Q4_0) dot[b] = _mm256_add_epi32(dot[b], _mm256_set1_epi32(meta[b].minus_128_sum >> 4));
-        acc = add_dot(acc, dot[b], _mm256_cvtph_ps(load_128(d[b])), meta + b);
-        if (type == CT_Q4_1) acc = add_min(acc, _mm256_cvtph_ps(load_128(m[b])), meta + b);
+        if (type == CT_Q5_1) dot[b] = _mm256_sub_epi32(dot[b], _mm256_set1_epi32(meta[b].minus_128_sum >> 3));
+        __m256 db = type == CT_IQ4_XS  ? scale[b]
+                    : type == CT_MXFP4 ? e8m0_half(_mm256_cvtepu8_epi32(load_128(e[b])))
+                                       : _mm256_cvtph_ps(load_128(d[b]));
+        acc = add_dot(acc, dot[b], db, meta + b);
+        if (has_min) acc = add_min(acc, _mm256_cvtph_ps(load_128(m[b])), meta + b);
     }
     return acc;
 }
@@ -597,8 +698,8 @@ static ALWAYS_INLINE void matvec_32(float *y, const uint8_t *w, size_t row_bytes
         } else {
             size_t b = 0, pos = 0;
             for (; b + 2 <= n_blocks; b += 2, pos += 2 * block_bytes, q += 64, meta += 2)
-                acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type);
-            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type);
+                acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 2, type, NULL);
+            if (b < n_blocks) acc = step_nibbles(acc, rows, pos, group_ahead + TILE_ROWS * pos, q, meta, 1, type, NULL);
         }
         store_rows(y + r, acc, n_rows - r);
     }
@@ -664,6 +765,52 @@ static ALWAYS_INLINE __m256 k_d(const k_scales *s, const size_t g)
 static ALWAYS_INLINE __m256 k_m(const k_scales *s, const size_t g)
 {
     return _mm256_mul_ps(s->minus_dmin, cvt_byte(s->min[g / 4], g % 4));
+}
+
+/* Scales of a block of IQ4_XS at `pos` of 8 rows. */
+typedef struct iq4_xs_scales {
+    __m256 d;
+    __m256i low, high; /* four bits of sub-block g at 4g; two bits at 16 + 2g */
+} iq4_xs_scales;
+
+static ALWAYS_INLINE iq4_xs_scales load_iq4_xs_scales(const uint8_t *const rows[TILE_ROWS], size_t pos)
+{
+    __m256i c[4];
+    load_columns(rows, pos, c);
+    return (iq4_xs_scales){.d = cvt_f16_dwords(c[0]), .low = c[1], .high = c[0]};
+}
+
+static ALWAYS_INLINE __m256 iq4_xs_d(const iq4_xs_scales *s, const size_t g)
+{
+    __m256i low = _mm256_and_si256(_mm256_srli_epi32(s->low, (int)(4 * g)), _mm256_set1_epi32(15));
+    __m256i high = _mm256_and_si256(_mm256_srli_epi32(s->high, (int)(12 + 2 * g)), _mm256_set1_epi32(0x30));
+    __m256i scale = _mm256_sub_epi32(_mm256_or_si256(low, high), _mm256_set1_epi32(32));
+    return _mm256_mul_ps(s->d, _mm256_cvtepi32_ps(scale));
+}
+
+static void matvec_iq4_xs(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                          const void *next)
+{
+    enum { BLOCK_BYTES = 136 };
+    const stream in = stream_of(w, row_bytes, n_rows, next);
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t pos = 0; pos < n_cols / 256 * BLOCK_BYTES; pos += BLOCK_BYTES, q += 256, meta += 8) {
+            iq4_xs_scales scales = load_iq4_xs_scales(rows, pos);
+            UNROLL
+            for (size_t j = 0; j < 4; j++) { /* sub-blocks 2j and 2j + 1 */
+                const __m256 d[2] = {iq4_xs_d(&scales, 2 * j), iq4_xs_d(&scales, 2 * j + 1)};
+                const uintptr_t ahead = group_ahead + TILE_ROWS * (pos + BLOCK_BYTES / 4 * j);
+                acc = step_nibbles(acc, rows, pos + 8 + 32 * j, ahead, q + 64 * j, meta + 2 * j, 2, CT_IQ4_XS, d);
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
 }
 
 static ALWAYS_INLINE __m256i even_dwords(__m256i a, __m256i b)
@@ -793,6 +940,24 @@ static void matvec_q5_0(float *y, const void *w, size_t row_bytes, const void *a
     matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 22, CT_Q5_0);
 }
 
+static void matvec_q5_1(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                        const void *next)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 24, CT_Q5_1);
+}
+
+static void matvec_iq4_nl(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                          const void *next)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 18, CT_IQ4_NL);
+}
+
+static void matvec_mxfp4(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                         const void *next)
+{
+    matvec_32(y, w, row_bytes, act, n_rows, n_cols, next, 17, CT_MXFP4);
+}
+
 static void matvec_q8_0(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
                         const void *next)
 {
@@ -810,6 +975,364 @@ static void matvec_q5_k(float *y, const void *w, size_t row_bytes, const void *a
 {
     matvec_q45_k(y, w, row_bytes, act, n_rows, n_cols, next, true);
 }
+
+/* ---- types without kernels of their own: 8 rows are decoded, 256 columns at a time, into L1 ---------------------------------- */
+
+enum { DECODED_COLS = 256, DECODED_SUBS = DECODED_COLS / 16 };
+
+typedef struct decoded {
+    _Alignas(32) int8_t codes[TILE_ROWS][DECODED_COLS];
+    float d[TILE_ROWS][DECODED_SUBS], m[TILE_ROWS][DECODED_SUBS];
+} decoded;
+
+static ALWAYS_INLINE __m256 scale_column(float scale[TILE_ROWS][DECODED_SUBS], size_t g)
+{
+    return _mm256_setr_ps(scale[0][g], scale[1][g], scale[2][g], scale[3][g], scale[4][g], scale[5][g], scale[6][g], scale[7][g]);
+}
+
+static ALWAYS_INLINE void matvec_codes_of(float *y, const ct_type_info *info, const uint8_t *w, size_t row_bytes, const void *act,
+                                          size_t n_rows, size_t n_cols, const size_t sub_elems, const bool has_min)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    decoded rows_of;
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = n_cols - col < DECODED_COLS ? n_cols - col : DECODED_COLS;
+            const size_t at = col / info->block_elems * info->block_bytes;
+            for (size_t i = 0; i < TILE_ROWS; i++) info->decode_codes(rows[i] + at, n, rows_of.codes[i], rows_of.d[i], rows_of.m[i]);
+            for (size_t j = 0; j < n; j += 32, q += 32, meta++) {
+                __m256i qv = load_256(q), start = zero, p[TILE_ROWS], dot[2];
+                if (HAVE_VNNI) start = _mm256_sub_epi32(zero, dpbusd(zero, _mm256_set1_epi8(-128), qv));
+                UNROLL
+                for (size_t i = 0; i < TILE_ROWS; i++) p[i] = dot_signed(load_256(rows_of.codes[i] + j), qv, start);
+                reduce_8_rows_32(p, dot);
+                if (sub_elems == 32) dot[0] = _mm256_add_epi32(dot[0], dot[1]);
+                for (size_t s = 0; s < 32 / sub_elems; s++) {
+                    const size_t g = j / sub_elems + s;
+                    acc = add_dot(acc, dot[s], scale_column(rows_of.d, g), meta);
+                    if (!has_min) continue;
+                    float a_sum = sub_elems == 16 ? meta->a_half[s] : meta->a_sum;
+                    acc = _mm256_fmadd_ps(scale_column(rows_of.m, g), _mm256_set1_ps(a_sum), acc);
+                }
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+static void matvec_codes(float *y, const ct_type_info *info, const void *w, size_t row_bytes, const void *act, size_t n_rows,
+                         size_t n_cols)
+{
+    if (info->sub_elems == 32 && info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, true);
+    else if (info->sub_elems == 32) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 32, false);
+    else if (info->has_min) matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, true);
+    else matvec_codes_of(y, info, w, row_bytes, act, n_rows, n_cols, 16, false);
+}
+
+/* ---- types of one to three bits: 32 codes of a row at a time, from shifts or from points of grids ----------------------------- */
+
+/* What codes_of_bits adds to a code, and how the type's blocks lie. */
+typedef struct bits_shape {
+    size_t block_elems, block_bytes, sub_elems;
+    int bias;
+    bool has_min;
+    bool has_signs; /* IQ2, IQ3: codes are magnitudes, the signs go to the activations */
+    bool small;     /* |code| <= 32: partial sums fit reduce_8_rows */
+} bits_shape;
+
+static ALWAYS_INLINE bits_shape bits_shape_of(const ct_type type)
+{
+    switch (type) {
+    case CT_Q2_K: return (bits_shape){256, 84, 16, 0, true, false, true};
+    case CT_Q3_K: return (bits_shape){256, 110, 16, 4, false, false, true};
+    case CT_IQ1_S: return (bits_shape){256, 50, 32, 9, false, false, true};
+    case CT_IQ1_M: return (bits_shape){256, 56, 16, 9, false, false, true};
+    case CT_IQ2_XXS: return (bits_shape){256, 66, 32, 0, false, true, false};
+    case CT_IQ2_XS: return (bits_shape){256, 74, 16, 0, false, true, false};
+    case CT_IQ2_S: return (bits_shape){256, 82, 16, 0, false, true, false};
+    case CT_IQ3_XXS: return (bits_shape){256, 98, 32, 0, false, true, false};
+    case CT_IQ3_S: return (bits_shape){256, 110, 32, 0, false, true, true};
+    case CT_TQ1_0: return (bits_shape){256, 54, 32, 1, false, false, true};
+    case CT_TQ2_0: return (bits_shape){256, 66, 32, 1, false, false, true};
+    default: return (bits_shape){64, 36, 16, 12, false, false, true}; /* CT_NVFP4 */
+    }
+}
+
+static ALWAYS_INLINE __m256i set_u64(const uint64_t v[4])
+{
+    return _mm256_set_epi64x((long long)v[3], (long long)v[2], (long long)v[1], (long long)v[0]);
+}
+
+/* v, for all that the compiler knows any number: it would put indices together in vectors, only to take them apart again. */
+static ALWAYS_INLINE uint64_t hidden(uint64_t v)
+{
+    __asm__("" : "+r"(v));
+    return v;
+}
+
+static ALWAYS_INLINE __m256i indices_of_8(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)); }
+
+static ALWAYS_INLINE __m256i points_of_4(const uint32_t *grid, __m256i indices)
+{
+    return _mm256_i32gather_epi32((const int *)(const void *)grid, indices, 4);
+}
+
+/* Codes + bias of elements 32b … 32b + 31 from `block` on; b < 8 is a constant for types of 256. Where signs are apart, *minus has
+ * a 1 in the byte of each negative element, or bits that are zero where it is not. */
+static ALWAYS_INLINE __m256i codes_of_bits(const uint8_t *block, const size_t b, __m256i *minus, const ct_type type)
+{
+    uint64_t v[4], signs[4], index;
+    switch (type) {
+    case CT_Q2_K:
+    case CT_Q3_K:
+    case CT_TQ2_0: { /* run b of 32 elements, of which 32 bytes hold four */
+        const uint8_t *p = block + (type == CT_Q2_K ? 16 : type == CT_Q3_K ? 32 : 0) + b / 4 * 32;
+        __m256i low = _mm256_and_si256(_mm256_srli_epi16(load_256(p), (int)(b % 4 * 2)), _mm256_set1_epi8(3));
+        if (type != CT_Q3_K) return low;
+        __m256i h = load_256(block);
+        h = b < 2 ? _mm256_slli_epi16(h, (int)(2 - b)) : _mm256_srli_epi16(h, (int)(b - 2));
+        return _mm256_or_si256(low, _mm256_and_si256(h, _mm256_set1_epi8(4)));
+    }
+    case CT_TQ1_0: { /* runs of 32 elements from 32 bytes, then of 16 from 16 bytes, then of 4 from 4; see tq1_0_codes of types.c */
+        const short p0 = b == 0 ? 1 : b == 1 ? 3 : b == 2 ? 9 : b == 3 ? 27 : b == 4 ? 81 : b == 5 ? 1 : b == 6 ? 9 : 81;
+        const short p1 = b < 5 ? p0 : b == 5 ? 3 : 27;
+        const __m128i last = b == 7 ? _mm_setr_epi16(1, 1, 3, 3, 9, 9, 27, 27) : _mm_set1_epi16(p1);
+        const __m256i power = _mm256_inserti128_si256(_mm256_set1_epi16(p0), last, 1), three = _mm256_set1_epi16(3);
+        __m256i q = b < 5 ? load_256(block) : load_2x128(block + 32, block + 32);
+        if (b == 7) q = _mm256_inserti128_si256(q, _mm_set1_epi32(load_i32(block + 48)), 1);
+        /* the byte times the power, modulo 256, in the upper half of a word; times 3, what goes beyond is the digit */
+        __m256i even = _mm256_mulhi_epu16(_mm256_slli_epi16(_mm256_mullo_epi16(q, power), 8), three);
+        __m256i odd = _mm256_mullo_epi16(_mm256_and_si256(q, _mm256_set1_epi16((short)0xff00)), power);
+        return _mm256_or_si256(even, _mm256_slli_epi16(_mm256_mulhi_epu16(odd, three), 8));
+    }
+    case CT_IQ2_XXS:
+        for (size_t k = 0; k < 4; k++) {
+            v[k] = ct_iq2_xxs_grid[block[2 + 8 * b + k]];
+            signs[k] = ct_iq_signs_of_7[load_u32(block + 6 + 8 * b) >> 7 * k & 127];
+        }
+        break;
+    case CT_IQ2_XS:
+        index = hidden(load_u64(block + 2 + 8 * b));
+        for (size_t k = 0; k < 4; k++) {
+            v[k] = ct_iq2_xs_grid[index >> 16 * k & 511];
+            signs[k] = ct_iq_signs_of_7[index >> (16 * k + 9) & 127];
+        }
+        break;
+    case CT_IQ2_S:
+        for (size_t k = 0; k < 4; k++) v[k] = ct_iq2_s_grid[block[2 + 4 * b + k] | ((uint32_t)block[66 + b] << (8 - 2 * k) & 0x300)];
+        *minus = bits_to_16(load_u32(block + 34 + 4 * b));
+        return set_u64(v);
+    case CT_IQ3_XXS:
+        for (size_t k = 0; k < 4; k++) signs[k] = ct_iq_signs_of_7[load_u32(block + 66 + 4 * b) >> 7 * k & 127];
+        *minus = set_u64(signs);
+        return points_of_4(ct_iq3_xxs_grid, indices_of_8(block + 2 + 8 * b));
+    case CT_IQ3_S: {
+        const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128), high = _mm256_set1_epi32(block[66 + b]);
+        __m256i indices = _mm256_slli_epi32(_mm256_cmpeq_epi32(_mm256_and_si256(high, bit), bit), 31); /* 1 << 31 where it is set */
+        *minus = bits_to_16(load_u32(block + 74 + 4 * b));
+        return points_of_4(ct_iq3_s_grid, _mm256_or_si256(indices_of_8(block + 2 + 8 * b), _mm256_srli_epi32(indices, 23)));
+    }
+    case CT_IQ1_S: { /* grid bytes are codes + 8; delta makes that + 7 or + 9 */
+        const uint32_t high = load_u16(block + 34 + 2 * b);
+        for (size_t k = 0; k < 4; k++) v[k] = ct_iq1_grid[block[2 + 4 * b + k] | (high >> 3 * k & 7) << 8];
+        return _mm256_add_epi8(set_u64(v), _mm256_set1_epi8(high & 0x8000 ? 0 : 2));
+    }
+    case CT_IQ1_M: {
+        const uint32_t high = load_u16(block + 32 + 2 * b);
+        for (size_t k = 0; k < 4; k++) v[k] = ct_iq1_grid[block[4 * b + k] | (high >> 4 * k & 7) << 8];
+        __m256i signs_at = _mm256_setr_epi64x(0x0008, 0x0080, 0x0800, 0x8000); /* the top bits of nibbles */
+        __m256i plus = _mm256_cmpeq_epi64(_mm256_and_si256(_mm256_set1_epi64x(high), signs_at), _mm256_setzero_si256());
+        return _mm256_add_epi8(set_u64(v), _mm256_and_si256(plus, _mm256_set1_epi8(2)));
+    }
+    default: { /* CT_NVFP4: 8 bytes are the low and the high nibbles of 8 + 8 elements */
+        __m256i q = _mm256_castsi128_si256(load_128(block + b / 2 * 36 + 4 + b % 2 * 16));
+        q = _mm256_srlv_epi64(_mm256_permute4x64_epi64(q, 0x50), _mm256_setr_epi64x(0, 4, 0, 4));
+        return _mm256_shuffle_epi8(level_table(CT_MXFP4), low_nibbles(q));
+    }
+    }
+    *minus = set_u64(signs);
+    return set_u64(v);
+}
+
+/* d * (n + add) of 16 bytes */
+static ALWAYS_INLINE void store_scales_of(float out[DECODED_SUBS], float d, __m128i n, float add)
+{
+    __m256 low = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(n)), high = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(n, 8)));
+    _mm256_storeu_ps(out, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_add_ps(low, _mm256_set1_ps(add))));
+    _mm256_storeu_ps(out + 8, _mm256_mul_ps(_mm256_set1_ps(d), _mm256_add_ps(high, _mm256_set1_ps(add))));
+}
+
+static ALWAYS_INLINE float one_f16(const uint8_t *p) { return _cvtsh_ss(load_u16(p)); }
+
+/* Nibbles of eight bytes, low ones first. */
+static ALWAYS_INLINE __m128i nibbles_in_turn(uint64_t bytes)
+{
+    __m128i v = _mm_cvtepu8_epi16(_mm_cvtsi64_si128((long long)bytes));
+    return _mm_and_si128(_mm_or_si128(v, _mm_slli_epi16(v, 4)), _mm_set1_epi8(15));
+}
+
+/* d and m of the sub-blocks of n <= 256 columns of a row, as many as there are, then anything */
+static ALWAYS_INLINE void scales_of_bits(float d[DECODED_SUBS], float m[DECODED_SUBS], const uint8_t *block, size_t n, const ct_type type)
+{
+    const __m128i low = _mm_set1_epi8(15);
+    switch (type) {
+    case CT_Q2_K: {
+        __m128i s = load_128(block);
+        store_scales_of(m, -one_f16(block + 82), _mm_and_si128(_mm_srli_epi16(s, 4), low), 0.0f);
+        store_scales_of(d, one_f16(block + 80), _mm_and_si128(s, low), 0.0f);
+        return;
+    }
+    case CT_Q3_K: {
+        __m128i s = _mm_set1_epi64x((long long)load_u64(block + 96)), h = _mm_set1_epi32(load_i32(block + 104));
+        s = _mm_and_si128(_mm_srlv_epi64(s, _mm_set_epi64x(4, 0)), low);
+        h = _mm_and_si128(_mm_srlv_epi32(h, _mm_setr_epi32(0, 2, 4, 6)), _mm_set1_epi8(3));
+        store_scales_of(d, one_f16(block + 108), _mm_or_si128(s, _mm_slli_epi16(h, 4)), -32.0f);
+        return;
+    }
+    case CT_IQ1_S: {
+        __m128i s = _mm_and_si128(_mm_srli_epi16(load_128(block + 34), 11), _mm_set1_epi16(14)); /* twice the scale */
+        store_scales_of(d, one_f16(block) * 0.125f, _mm_packus_epi16(s, s), 1.0f);
+        return;
+    }
+    case CT_IQ1_M: {
+        const uint32_t w0 = load_u16(block + 48), w1 = load_u16(block + 50), w2 = load_u16(block + 52), w3 = load_u16(block + 54);
+        const __m128i words = _mm_setr_epi32((int)(w0 << 1), (int)(w1 << 1), (int)(w2 << 1), (int)(w3 << 1)); /* 2 * scale at 0, 3, 6, 9 */
+        __m128i s = _mm_and_si128(words, _mm_set1_epi32(14));
+        s = _mm_or_si128(s, _mm_and_si128(_mm_slli_epi32(words, 5), _mm_set1_epi32(14 << 8)));
+        s = _mm_or_si128(s, _mm_and_si128(_mm_slli_epi32(words, 10), _mm_set1_epi32(14 << 16)));
+        s = _mm_or_si128(s, _mm_and_si128(_mm_slli_epi32(words, 15), _mm_set1_epi32(14 << 24)));
+        uint32_t half = w0 >> 12 | w1 >> 12 << 4 | w2 >> 12 << 8 | w3 >> 12 << 12;
+        store_scales_of(d, _cvtsh_ss((uint16_t)half) * 0.125f, s, 1.0f);
+        return;
+    }
+    case CT_IQ2_XXS: { /* the upper nibbles of the odd dwords */
+        __m256i words = load_256(block + 2), others = load_256(block + 34);
+        words = _mm256_srli_epi32(_mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(words), _mm256_castsi256_ps(others), 0xdd)), 28);
+        __m256 s = _mm256_cvtepi32_ps(_mm256_permute4x64_epi64(words, 0xd8));
+        _mm256_storeu_ps(d, _mm256_mul_ps(_mm256_set1_ps(one_f16(block) * 0.25f), _mm256_add_ps(s, _mm256_set1_ps(0.5f))));
+        return;
+    }
+    case CT_IQ2_XS: store_scales_of(d, one_f16(block) * 0.25f, nibbles_in_turn(load_u64(block + 66)), 0.5f); return;
+    case CT_IQ2_S: store_scales_of(d, one_f16(block) * 0.25f, nibbles_in_turn(load_u64(block + 74)), 0.5f); return;
+    case CT_IQ3_XXS: {
+        __m256 s = _mm256_cvtepi32_ps(_mm256_srli_epi32(load_256(block + 66), 28));
+        _mm256_storeu_ps(d, _mm256_mul_ps(_mm256_set1_ps(one_f16(block) * 0.5f), _mm256_add_ps(s, _mm256_set1_ps(0.5f))));
+        return;
+    }
+    case CT_IQ3_S: {
+        __m128i s = nibbles_in_turn(load_u32(block + 106));
+        store_scales_of(d, one_f16(block), _mm_add_epi8(s, s), 1.0f);
+        return;
+    }
+    case CT_NVFP4: { /* exponent and mantissa moved to where f16 has them, which is 2^7 away */
+        __m128i e = _mm_cvtsi32_si128(load_i32(block));
+        if (n > 64) e = _mm_insert_epi32(e, load_i32(block + 36), 1);
+        if (n > 128) e = _mm_insert_epi32(e, load_i32(block + 72), 2);
+        if (n > 192) e = _mm_insert_epi32(e, load_i32(block + 108), 3);
+        e = _mm_andnot_si128(_mm_cmpeq_epi8(e, _mm_set1_epi8(0x7f)), _mm_and_si128(e, _mm_set1_epi8(0x7f)));
+        __m256i halves = _mm256_slli_epi16(_mm256_cvtepu8_epi16(e), 7);
+        _mm256_storeu_ps(d, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_set1_ps(128.0f)));
+        _mm256_storeu_ps(d + 8, _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1)), _mm256_set1_ps(128.0f)));
+        return;
+    }
+    default: /* CT_TQ1_0, CT_TQ2_0 */
+        _mm256_storeu_ps(d, _mm256_set1_ps(one_f16(block + (type == CT_TQ1_0 ? 52 : 64))));
+        return;
+    }
+}
+
+/* scale[r][g] of 8 rows -> out[g], for eight g from `from` on */
+static ALWAYS_INLINE void scale_columns(float scale[TILE_ROWS][DECODED_SUBS], const size_t from, __m256 out[DECODED_SUBS])
+{
+    __m256 t[8];
+    UNROLL
+    for (size_t i = 0; i < 4; i++) { /* rows i and i + 4 in the lanes; columns 0 … 3 in t[i], 4 … 7 in t[4 + i] */
+        __m256 a = _mm256_loadu_ps(scale[i] + from), b = _mm256_loadu_ps(scale[i + 4] + from);
+        t[i] = _mm256_permute2f128_ps(a, b, 0x20);
+        t[4 + i] = _mm256_permute2f128_ps(a, b, 0x31);
+    }
+    UNROLL
+    for (size_t i = 0; i < 8; i += 4) {
+        __m256 a = _mm256_unpacklo_ps(t[i], t[i + 1]), b = _mm256_unpackhi_ps(t[i], t[i + 1]);
+        __m256 c = _mm256_unpacklo_ps(t[i + 2], t[i + 3]), e = _mm256_unpackhi_ps(t[i + 2], t[i + 3]);
+        out[from + i] = _mm256_shuffle_ps(a, c, 0x44);
+        out[from + i + 1] = _mm256_shuffle_ps(a, c, 0xee);
+        out[from + i + 2] = _mm256_shuffle_ps(b, e, 0x44);
+        out[from + i + 3] = _mm256_shuffle_ps(b, e, 0xee);
+    }
+}
+
+static ALWAYS_INLINE void matvec_bits(float *y, const uint8_t *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols,
+                                      const void *next, const ct_type type)
+{
+    const bits_shape shape = bits_shape_of(type);
+    const __m256i zero = _mm256_setzero_si256(), one = _mm256_set1_epi8(1);
+    const stream in = stream_of(w, row_bytes, n_rows, next);
+    float scale_d[TILE_ROWS][DECODED_SUBS] = {{0}}, scale_m[TILE_ROWS][DECODED_SUBS] = {{0}};
+    for (size_t r = 0; r < n_rows; r += TILE_ROWS) {
+        const uintptr_t group_ahead = stream_ahead(&in, r);
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, w + r * row_bytes, row_bytes, n_rows - r);
+        const int8_t *q = act;
+        const act_meta *meta = act_meta_of(act, n_cols);
+        __m256 acc = _mm256_setzero_ps();
+        for (size_t col = 0; col < n_cols; col += DECODED_COLS) {
+            const size_t n = shape.block_elems == 256 || n_cols - col >= DECODED_COLS ? DECODED_COLS : n_cols - col;
+            const size_t pos = col / shape.block_elems * shape.block_bytes;
+            const size_t step_bytes = TILE_ROWS * shape.block_bytes * 32 / shape.block_elems;
+            __m256 d[DECODED_SUBS], m[DECODED_SUBS];
+            for (size_t i = 0; i < TILE_ROWS; i++) scales_of_bits(scale_d[i], scale_m[i], rows[i] + pos, n, type);
+            UNROLL
+            for (size_t g = 0; g < DECODED_COLS / shape.sub_elems; g += 8) {
+                scale_columns(scale_d, g, d);
+                if (shape.has_min) scale_columns(scale_m, g, m);
+            }
+            UNROLL
+            for (size_t b = 0; b < 8; b++, q += 32, meta++) {
+                if (32 * b >= n) break;
+                __m256i qv = load_256(q), start = zero, p[TILE_ROWS], dot[2];
+                if (shape.bias != 0) start = _mm256_sub_epi32(zero, dpbusd(zero, _mm256_set1_epi8((char)shape.bias), qv));
+                UNROLL
+                for (size_t i = 0; i < TILE_ROWS; i++) {
+                    __m256i minus = zero, signed_q = qv;
+                    __m256i codes = codes_of_bits(rows[i] + pos, b, &minus, type);
+                    if (shape.has_signs) /* 1 or, where it is minus, -1 */
+                        signed_q = _mm256_sign_epi8(qv, _mm256_or_si256(_mm256_cmpgt_epi8(minus, zero), one));
+                    p[i] = dpbusd(start, codes, signed_q);
+                    prefetch_part(group_ahead + TILE_ROWS * pos + b * step_bytes, step_bytes, i, TILE_ROWS);
+                }
+                if (shape.small) reduce_8_rows(p, dot);
+                else reduce_8_rows_32(p, dot);
+                if (shape.sub_elems == 32) dot[0] = _mm256_add_epi32(dot[0], dot[1]);
+                UNROLL
+                for (size_t s = 0; s < 32 / shape.sub_elems; s++) {
+                    const size_t g = 32 * b / shape.sub_elems + s;
+                    acc = add_dot(acc, dot[s], d[g], meta);
+                    if (shape.has_min) acc = _mm256_fmadd_ps(m[g], _mm256_set1_ps(meta->a_half[s]), acc);
+                }
+            }
+        }
+        store_rows(y + r, acc, n_rows - r);
+    }
+}
+
+#define BITS_MATVEC(type)                                                                                               \
+    static void matvec_##type(float *y, const void *w, size_t row_bytes, const void *act, size_t n_rows, size_t n_cols, \
+                              const void *next)                                                                         \
+    {                                                                                                                   \
+        matvec_bits(y, w, row_bytes, act, n_rows, n_cols, next, type);                                                  \
+    }
+#define SET_BITS_MATVEC(type) k->matvec[type] = matvec_##type;
+#define BITS_TYPES(X)                                                                                                         \
+    X(CT_Q2_K) X(CT_Q3_K) X(CT_IQ1_S) X(CT_IQ1_M) X(CT_IQ2_XXS) X(CT_IQ2_XS) X(CT_IQ2_S) X(CT_IQ3_XXS) X(CT_IQ3_S) X(CT_TQ1_0) \
+    X(CT_TQ2_0) X(CT_NVFP4)
+
+BITS_TYPES(BITS_MATVEC)
 
 /* ---- unpacking the types of 256: scales 8 rows at a time ------------------------------------------------------------------ */
 
@@ -858,6 +1381,22 @@ static ALWAYS_INLINE void unpack_k(void *panel, const uint8_t *w, size_t row_byt
     }
 }
 
+static void unpack_iq4_xs(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
+{
+    uint8_t *records = start_panel(panel, CODES_SIGNED, 0);
+    unpack_codes(records, w, row_bytes, n_rows, n_cols, CT_IQ4_XS, 0, 32, false);
+    for (size_t done = 0; done < PANEL_ROWS; done += TILE_ROWS) {
+        const size_t n = n_rows <= done ? 0 : n_rows - done < TILE_ROWS ? n_rows - done : TILE_ROWS;
+        const uint8_t *rows[TILE_ROWS];
+        row_pointers(rows, (const uint8_t *)w + (n > 0 ? done : 0) * row_bytes, row_bytes, n > 0 ? n : n_rows);
+        for (size_t b = 0; b < n_cols / 256 && n_rows > 0; b++) {
+            iq4_xs_scales s = load_iq4_xs_scales(rows, b * 136);
+            UNROLL
+            for (size_t g = 0; g < 8; g++) store_there(record_scales(records, 8 * b + g, 32, false) + done, iq4_xs_d(&s, g), n);
+        }
+    }
+}
+
 static void unpack_q4_k(void *panel, const void *w, size_t row_bytes, size_t n_rows, size_t n_cols)
 {
     unpack_k(panel, w, row_bytes, n_rows, n_cols, CT_Q4_K);
@@ -882,20 +1421,30 @@ static void set_int8_kernels(ct_kernels *k)
     k->panel_bytes = panel_bytes;
     k->pack_panel = pack_panel;
     k->gemm_i8 = gemm_i8;
+    k->matvec_codes = matvec_codes;
     k->unpack[CT_Q4_0] = unpack_q4_0;
     k->unpack[CT_Q4_1] = unpack_q4_1;
     k->unpack[CT_Q5_0] = unpack_q5_0;
+    k->unpack[CT_Q5_1] = unpack_q5_1;
     k->unpack[CT_Q8_0] = unpack_q8_0;
     k->unpack[CT_Q4_K] = unpack_q4_k;
     k->unpack[CT_Q5_K] = unpack_q5_k;
     k->unpack[CT_Q6_K] = unpack_q6_k;
+    k->unpack[CT_IQ4_NL] = unpack_iq4_nl;
+    k->unpack[CT_IQ4_XS] = unpack_iq4_xs;
+    k->unpack[CT_MXFP4] = unpack_mxfp4;
     k->matvec[CT_Q4_0] = matvec_q4_0;
     k->matvec[CT_Q4_1] = matvec_q4_1;
     k->matvec[CT_Q5_0] = matvec_q5_0;
+    k->matvec[CT_Q5_1] = matvec_q5_1;
     k->matvec[CT_Q8_0] = matvec_q8_0;
     k->matvec[CT_Q4_K] = matvec_q4_k;
     k->matvec[CT_Q5_K] = matvec_q5_k;
     k->matvec[CT_Q6_K] = matvec_q6_k;
+    k->matvec[CT_IQ4_NL] = matvec_iq4_nl;
+    k->matvec[CT_IQ4_XS] = matvec_iq4_xs;
+    k->matvec[CT_MXFP4] = matvec_mxfp4;
+    BITS_TYPES(SET_BITS_MATVEC)
 }
 
 #endif

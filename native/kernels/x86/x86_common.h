@@ -46,6 +46,13 @@ static ALWAYS_INLINE uint32_t load_u32(const void *p)
     return v;
 }
 
+static ALWAYS_INLINE uint64_t load_u64(const void *p)
+{
+    uint64_t v;
+    memcpy(&v, p, sizeof v);
+    return v;
+}
+
 static ALWAYS_INLINE int32_t load_i32(const void *p)
 {
     int32_t v;
