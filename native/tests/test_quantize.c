@@ -513,7 +513,7 @@ TEST(arguments_are_checked)
     CHECK_INT(cactus_quantize(MODEL, NULL, &p, NULL, &err), CACTUS_ERROR_ARGUMENT);
     CHECK_CONTAINS(err.message, "IQ4_XS");
     p = params_of("q8_0");
-    CHECK_INT(cactus_quantize("tests/data/zoo/llama-quant/llama-quant.Q4_0.gguf", NULL, &p, NULL, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_INT(cactus_quantize("tests/data/zoo/llama-variants/Q4_0.gguf", NULL, &p, NULL, &err), CACTUS_ERROR_ARGUMENT);
     CHECK_CONTAINS(err.message, "quantised already");
 }
 
