@@ -1,22 +1,22 @@
-"""Writes native/tokenizer/unicode_tables.h: the class, the base and the lower case of every code point, from Python's own
-Unicode database.
+"""Writes native/tokenizer/unicode_tables.h: the class, the base and the lower case of every code point.
 
     python3.13 scripts/make_unicode_tables.py [--check]
 
-The tables hold Unicode 15.1, which Python 3.13 ships: it is the version that llama.cpp's tables have (compared code point by
-code point), so both split text alike. Later versions only give classes to characters that were unassigned before; nothing
-that a model has seen moves. Another Python is refused, so that the file is the same wherever it is made; --check writes
-nothing and fails if the file in the tree differs.
+The tables hold Unicode 16.0, by which Hugging Face's tokenizers 0.23 split text (llama.cpp's hold 15.1; a later version only gives
+classes to characters that were unassigned before, and nothing that a model has seen moves). They come from the package unicodedata2
+of that version, but for lower case, which is that of Python 3.13 itself. Other versions are refused, so that the file is
+the same wherever it is made; --check writes nothing and fails if the file in the tree differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-import unicodedata
 from pathlib import Path
 
-UNICODE_VERSION = "15.1.0"
+import unicodedata2 as unicodedata
+
+UNICODE_VERSION = "16.0.0"
 N_CODE_POINTS = 0x110000
 BLOCK_SHIFT = 8  # 256 code points to a block: the smallest sum of both stages among the sizes whose numbers fit a byte
 TARGET = Path(__file__).resolve().parent.parent / "native" / "tokenizer" / "unicode_tables.h"
@@ -142,10 +142,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Generate the Unicode tables of the tokenizer.")
     parser.add_argument("--check", action="store_true", help="fail if the file in the tree differs; write nothing")
     arguments = parser.parse_args()
-    if unicodedata.unidata_version != UNICODE_VERSION:
+    if unicodedata.unidata_version != UNICODE_VERSION or sys.version_info[:2] != (3, 13):
         raise SystemExit(
-            f"the tables are made from Unicode {UNICODE_VERSION}, and this Python has {unicodedata.unidata_version}: "
-            "use Python 3.13"
+            f"the tables are made from Unicode {UNICODE_VERSION} by Python 3.13: use that, with unicodedata2=={UNICODE_VERSION}"
         )
     text = render()
     if arguments.check:

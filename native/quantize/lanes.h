@@ -54,7 +54,7 @@ INLINE vf v_table(const float table[16], vf index)
 typedef vi vm;
 INLINE vf v_set(float a)
 {
-    vf v;
+    vf v = {0};
     for (int i = 0; i < LANES; i++) v[i] = a;
     return v;
 }
@@ -64,13 +64,13 @@ INLINE vf v_min(vf a, vf b) { return v_choose(a < b, a, b); }
 INLINE vf v_max(vf a, vf b) { return v_choose(b < a, a, b); }
 INLINE vf v_gather(const float *base, vi offset)
 {
-    vf v;
+    vf v = {0};
     for (int i = 0; i < LANES; i++) v[i] = base[offset[i]];
     return v;
 }
 INLINE vf v_table(const float table[16], vf index)
 {
-    vf v;
+    vf v = {0};
     for (int i = 0; i < LANES; i++) v[i] = table[(int)index[i]];
     return v;
 }

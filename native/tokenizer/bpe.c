@@ -396,8 +396,8 @@ static cactus_status encode_units(session *s, int32_t *units, size_t n)
     return CACTUS_OK;
 }
 
-/* Bytes, or raw characters, become ids and are merged. A byte without a token is left out, and nothing merges across it: so does
- * llama.cpp, and SmolLM2 lacks 21 of them. `units` has room for n_bytes ids. */
+/* Bytes, or raw characters, become ids and are merged. A byte without a token (SmolLM2 lacks 21) is left out and its neighbours meet, as
+ * in Hugging Face's tokenizers; llama.cpp merges nothing across it. `units` has room for n_bytes ids. */
 static cactus_status merge_word(session *s, const uint8_t *word, size_t n_bytes, int32_t *units)
 {
     const bpe *b = s->bpe;
@@ -412,7 +412,7 @@ static cactus_status merge_word(session *s, const uint8_t *word, size_t n_bytes,
         int32_t id = size == 1 ? b->byte_id[*p] : ct_vocab_find(s->vocab, &b->words, p, size);
         if (id >= 0 && ct_vocab_is_text(s->vocab, id))
             units[n++] = id;
-        else {
+        else if (b->raw) {
             cactus_status status = encode_units(s, units, n);
             if (status != CACTUS_OK) return status;
             n = 0;

@@ -4,8 +4,9 @@
  * space, at punctuation and around ideographs. From each word the longest token is taken, then again from the rest; a word that
  * does not come out even is one unknown token. Tokens that begin a word have U+2581 in front in the file, which is a space here.
  *
- * The rules are those of Hugging Face's BertNormalizer, BertPreTokenizer and WordPiece, with the categories of our tables:
- * theirs are of Unicode 8, so that characters assigned since then are neither accents nor punctuation to them. */
+ * The rules are those of Hugging Face's BertNormalizer, BertPreTokenizer and WordPiece, with their classes of characters
+ * (bert_classes.h): marks and punctuation that Unicode has got since version 8 are letters to them, and to the models. */
+#include "tokenizer/bert_classes.h"
 #include "tokenizer/internal.h"
 #include "tokenizer/unicode.h"
 
@@ -134,19 +135,32 @@ static bool is_ideograph(uint32_t code)
            (code >= 0x2B920 && code <= 0x2CEAF) || (code >= 0x2F800 && code <= 0x2FA1F);
 }
 
+/* Of a character beyond ASCII. */
+static bert_class class_of(uint32_t code)
+{
+    size_t low = 0, high = sizeof bert_ranges / sizeof bert_ranges[0];
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (bert_ranges[middle].last < code) low = middle + 1;
+        else high = middle;
+    }
+    return low < sizeof bert_ranges / sizeof bert_ranges[0] && bert_ranges[low].first <= code ? bert_ranges[low].is : BERT_LETTER;
+}
+
 /* One character after cleaning and normalising. */
 static void take_code(session *s, uint32_t code)
 {
-    bool alone = code < 0x80 ? is_ascii_mark(code) : (ct_class_set(code) & CT_SET_P) != 0;
+    bool alone = code < 0x80 ? is_ascii_mark(code) : class_of(code) == BERT_MARK;
     if (alone) end_word(s);
     put_char(s, code);
     if (alone) end_word(s);
 }
 
-static void take_char(session *s, ct_char c)
+static void take_char(session *s, ct_char c, bert_class is)
 {
     uint32_t bases[3] = {c.code, 0, 0}, lower[2];
-    int n_bases = s->wordpiece->strip_accents ? ct_strip_accents(c, bases) : 1;
+    int n_bases = !s->wordpiece->strip_accents ? 1 : is == BERT_ACCENT ? 0 : ct_strip_accents(c, bases);
+    if (n_bases == 0 && is != BERT_ACCENT) bases[0] = c.code, n_bases = 1; /* a mark that has come since */
     for (int i = 0; i < n_bases; i++) {
         int n_lower = s->wordpiece->lower_case ? ct_lower_case(bases[i], lower) : 1;
         if (!s->wordpiece->lower_case) lower[0] = bases[i];
@@ -172,16 +186,20 @@ static cactus_status encode(const cactus_tokenizer *tokenizer, const uint8_t *te
         }
         ct_char c = ct_char_at(text, end);
         text += c.size;
-        const bool is_control = c.code == 0x0B || c.code == 0x0C || c.code == 0x85 || (c.set & 1 << CT_CLASS_CONTROL) != 0;
-        if (c.code == CT_NO_CODE || c.code == 0xFFFD || is_control) continue;
-        if ((c.set & CT_SET_SPACE) != 0)
+        bert_class is = BERT_LETTER;
+        if (c.code == CT_NO_CODE || c.code == 0xFFFD) continue;
+        if (c.code >= 0x80) is = class_of(c.code);
+        else if (c.code == 0x0B || c.code == 0x0C || (c.set & 1 << CT_CLASS_CONTROL) != 0) is = BERT_CONTROL;
+        else if ((c.set & CT_SET_SPACE) != 0) is = BERT_SPACE;
+        if (is == BERT_CONTROL) continue;
+        if (is == BERT_SPACE)
             end_word(&s);
         else if (is_ideograph(c.code)) {
             end_word(&s);
-            take_char(&s, c);
+            take_char(&s, c, is);
             end_word(&s);
         } else
-            take_char(&s, c);
+            take_char(&s, c, is);
     }
     end_word(&s);
     return CACTUS_OK;
