@@ -2,10 +2,10 @@
 
     python3.13 scripts/make_unicode_tables.py [--check]
 
-The tables hold Unicode 16.0, by which Hugging Face's tokenizers 0.23 split text (llama.cpp's hold 15.1; a later version only gives
-classes to characters that were unassigned before, and nothing that a model has seen moves). They come from the package unicodedata2
-of that version, but for lower case, which is that of Python 3.13 itself. Other versions are refused, so that the file is
-the same wherever it is made; --check writes nothing and fails if the file in the tree differs.
+The tables hold Unicode 16.0, by which Hugging Face's tokenizers 0.23 split text (llama.cpp's hold 15.1; a later version only
+gives classes to characters that were unassigned before, and nothing that a model has seen moves). They come from the package
+unicodedata2 of that version, but for lower case, which is that of Python 3.13 itself. Other versions are refused, so that the
+file is the same wherever it is made; --check writes nothing and fails if the file in the tree differs.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ def test_one_thing_wrong(zoo: Path, name: str) -> None:
         check_sentence(outcome.message)
         culprit = tensor_of(label)
         if culprit is not None and label.endswith(" cut"):
-            culprit = culprit.replace("blk.0.laurel_l", "blk.0.laurel_r")  # the first factor's shape is where the rank is known from
+            # The rank of a low-rank branch is known from its first factor: it is the second one that does not fit.
+            culprit = culprit.replace("blk.0.laurel_l", "blk.0.laurel_r")
             assert culprit in outcome.message, (label, outcome.message)
     assert n_refused > len(cases) // 3

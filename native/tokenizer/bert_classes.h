@@ -6,7 +6,7 @@
 
 typedef enum bert_class { BERT_LETTER, BERT_CONTROL, BERT_SPACE, BERT_MARK, BERT_ACCENT } bert_class;
 
-/* Characters first … last beyond ASCII that are no letters, ascending: dropped, white space, a token of their own, an accent. */
+/* Characters first … last beyond ASCII that are no letters, ascending: dropped, white space, tokens of their own, accents. */
 static const struct { uint32_t first, last; bert_class is; } bert_ranges[] = {
     {0x80, 0x9F, BERT_CONTROL}, {0xA0, 0xA0, BERT_SPACE}, {0xA1, 0xA1, BERT_MARK}, {0xA7, 0xA7, BERT_MARK},
     {0xAB, 0xAB, BERT_MARK}, {0xAD, 0xAD, BERT_CONTROL}, {0xB6, 0xB7, BERT_MARK}, {0xBB, 0xBB, BERT_MARK},
