@@ -47,6 +47,40 @@ def test_ids_are_those_of_the_peers(tokenizers: dict[str, Tokenizer], name: str)
         assert tokenizer.encode(row["text"], parse_special=row["special"]) == row["ids"], row["text"]
 
 
+# As Hugging Face's tokenizers 0.23.3. To BERT's rules marks and punctuation that Unicode has got since version 8 are letters,
+# and two characters are still of the class that they had then.
+@pytest.mark.parametrize(
+    ("text", "pieces"),
+    [
+        ("a\u0c77b", ["[UNK]"]),
+        ("a\u07fdb", ["[UNK]"]),
+        ("a\u08e2b", ["[UNK]"]),
+        ("a\u2e52b c", ["[UNK]", "c"]),
+        ("a\u166db", ["a", "[UNK]", "b"]),
+        ("\U000111c9a", ["[UNK]", "a"]),
+        ("a\u1734b", ["ab"]),
+        ("a\u0301b", ["ab"]),
+    ],
+)
+def test_classes_of_characters_are_berts(tokenizers: dict[str, Tokenizer], text: str, pieces: list[str]) -> None:
+    tokenizer = tokenizers["bert-bge"]
+    assert [tokenizer.token_bytes(i).decode().strip("\u2581 ") for i in tokenizer.encode(text)] == pieces
+
+
+# The same package. SmolLM2 has no tokens for the bytes F1 and F2, nor for some controls: what stood on both sides of one is
+# merged. U+1419E is a letter since Unicode 16.
+@pytest.mark.parametrize(
+    ("text", "ids"),
+    [
+        ("a\x04\x06b\x13\x14\x16the", [81, 82, 1195]),
+        ("\U0004be75\U0008bf12x", [229, 134, 130, 229, 137, 236, 104]),
+        ("\u4141\U000414e9'd\U0001419e's", [175, 223, 219, 219, 237, 119, 23, 84, 187, 238, 224, 248, 506]),
+    ],
+)
+def test_bytes_without_a_token_leave_no_gap(tokenizers: dict[str, Tokenizer], text: str, ids: list[int]) -> None:
+    assert tokenizers["smollm2"].encode(text) == ids
+
+
 # The file says what a vocabulary is; the defaults (llama-bpe puts bos in front, the others do not) are llama.cpp's.
 @pytest.mark.parametrize(
     ("name", "bos", "eos", "eot", "add_bos"),

@@ -69,7 +69,7 @@ TEST(ascii_classes_are_those_of_the_tables)
 
 TEST(classes)
 {
-    /* general categories as in UnicodeData.txt 15.1 */
+    /* general categories as in UnicodeData.txt 16.0 */
     static const struct {
         const char *text;
         ct_class class;
