@@ -712,7 +712,8 @@ ARM_INLINE void attend_group(const ct_attn_tile *tile, size_t first, const page 
             if ((seen >> 16 * half & 0xffff) != 0) scores(s, q, d_k, p, half * 16, n_q, 4, type);
     }
     if (tile->softcap > 0.0f)
-        for (size_t i = 0; i < n_q; i++) softcap(s[i], tile->softcap, PAGE);
+        for (size_t i = 0; i < n_q; i++)
+            for (size_t j = 0; j < PAGE; j += 4) vst1q_f32(s[i] + j, softcap4(vld1q_f32(s[i] + j), tile->softcap));
     for (size_t i = 0; i < n_q; i++) {
         correction[i] = 1.0f;
         if (visible[i] != 0)
