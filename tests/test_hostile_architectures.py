@@ -17,6 +17,7 @@ from test_zoo import ARCHITECTURES, model_file
 
 REFUSED = {FORMAT, UNSUPPORTED, "OutOfMemoryError", "InvalidRequestError", "ContextLengthError"}
 WHOLE_NUMBERS = (0, 1, 3, 7, 2**16, 2**31 - 1, 2**32 - 1)
+UNREAD = {"gemma3n": r"blk\.5\.attn_[kv]"}  # a layer that shares keys and values does not read its own
 REAL_NUMBERS = (0.0, -1.0, 1e-30, 1e30, float("nan"), float("inf"))
 
 
@@ -82,6 +83,8 @@ def test_one_thing_wrong(zoo: Path, name: str) -> None:
     for (label, _), outcome in zip(cases, outcomes, strict=True):
         assert outcome.outcome in REFUSED | {ACCEPTED}, (label, outcome)
         if outcome.outcome == ACCEPTED:
+            if re.search(UNREAD.get(name, "^$"), label):
+                continue
             # What may be missing: a bias, a head of its own, a norm that some have, rotary factors, a shared expert's gate.
             optional = re.search(r"\.bias$|output\.weight|rope_f|_norm|gate_inp_shexp|ssm_norm", label)
             assert not label.startswith(("without blk", "without output", "without token")) or optional, label
