@@ -298,10 +298,9 @@ static cactus_status read_latent(const reader *r, ct_config *c)
 {
     cactus_status status;
     uint32_t d_key = c->d_k, d_value = c->d_v;
-    bool split;
     char key[KEY_BYTES];
     make_key(r, "attention.key_length_mla", key);
-    split = ct_gguf_find_kv(r->gguf, key) != NULL; /* the file has k_b and v_b apart: a head attends over the compressed keys themselves */
+    c->latent_split = ct_gguf_find_kv(r->gguf, key) != NULL;
     if ((status = read_u32(r, "attention.q_lora_rank", true, 0, MAX_D_MODEL, &c->n_lora_q)) != CACTUS_OK
         || (status = read_u32(r, "attention.kv_lora_rank", false, 4, MAX_D_HEAD, &c->n_lora_kv)) != CACTUS_OK
         || (status = read_u32(r, "attention.key_length_mla", true, 4, MAX_D_HEAD, &d_key)) != CACTUS_OK
@@ -313,7 +312,7 @@ static cactus_status read_latent(const reader *r, ct_config *c)
     c->n_nope = d_key - n_rot;
     c->d_v_head = c->d_o = d_value;
     c->attn_scale = 1.0f / sqrtf((float)d_key);
-    if (split) {
+    if (c->latent_split) {
         c->n_kv_heads = 1;
         c->d_k = c->n_lora_kv + n_rot;
         c->d_v = c->n_lora_kv;

@@ -75,7 +75,7 @@ static size_t widest_input(const ct_config *c)
 
 static bool take_attention(ct_decoder *d, const ct_config *c, const ct_arch *arch)
 {
-    bool ok = true, split = arch->latent && c->n_kv_heads == 1 && c->d_v == c->n_lora_kv;
+    bool ok = true, split = c->latent_split;
     size_t n = d->max_batch, n_rot = c->rope.n_rot, widest_head = larger(larger(c->n_nope, c->n_lora_kv), c->d_v_head);
     if (c->n_kv_layers == 0) return true;
     for (size_t i = 0; n_rot > 0 && i < N_ROPES; i++) d->freq[i] = take(d, n_rot / 2, sizeof(double), &ok);

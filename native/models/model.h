@@ -47,6 +47,7 @@ typedef struct ct_config {
     ct_rope_config rope, local_rope; /* of layers that see everything, and of those with a window */
 
     uint32_t n_lora_q, n_lora_kv, n_nope, d_v_head; /* latent attention; n_lora_q 0: queries are not compressed */
+    bool latent_split; /* the file has k_b and v_b apart: heads attend over the compressed keys themselves */
 
     uint32_t n_experts, n_experts_used, n_ff_expert, n_ff_shared, n_expert_groups, n_groups_used;
     ct_gating gating;

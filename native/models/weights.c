@@ -163,14 +163,14 @@ static uint64_t dim_size(const ct_config *c, const ct_layer_config *l, dim which
 
 /* ---- sets ---- */
 
-static uint64_t mixer_tensors(const ct_config *c, ct_mixer mixer, bool split)
+static uint64_t mixer_tensors(const ct_config *c, ct_mixer mixer)
 {
     const uint64_t ssm = CT_T(SSM_CONV) | CT_T(SSM_DT_BIAS) | CT_T(SSM_A) | CT_T(SSM_OUT);
     switch (mixer) {
     case CT_MIX_ATTENTION: return CT_T(Q) | CT_T(K) | CT_T(V) | CT_T(O);
     case CT_MIX_LATENT:
         return (c->n_lora_q > 0 ? CT_T(Q_A) | CT_T(Q_A_NORM) | CT_T(Q_B) : CT_T(Q)) | CT_T(KV_A) | CT_T(KV_A_NORM) | CT_T(O)
-             | (split ? CT_T(K_B) | CT_T(V_B) : CT_T(KV_B));
+             | (c->latent_split ? CT_T(K_B) | CT_T(V_B) : CT_T(KV_B));
     case CT_MIX_SHORT_CONV: return CT_T(CONV) | CT_T(CONV_IN) | CT_T(CONV_OUT);
     case CT_MIX_MAMBA: return ssm | CT_T(SSM_IN) | CT_T(SSM_X) | CT_T(SSM_DT) | CT_T(SSM_D);
     case CT_MIX_MAMBA2: return ssm | CT_T(SSM_IN) | CT_T(SSM_D);
@@ -192,12 +192,12 @@ static void layer_sets(const cactus_model *model, uint32_t i, uint64_t *need, ui
     const ct_layer_config *l = &c->layers[i];
     const uint64_t expert_only = CT_T(SHARED_GATE) | CT_T(ROUTER_BIAS);
     bool attends = l->mixer == CT_MIX_ATTENTION || l->mixer == CT_MIX_LATENT;
-    *need = arch->need | mixer_tensors(c, l->mixer, c->n_kv_heads == 1 && c->d_v == c->n_lora_kv);
+    *need = arch->need | mixer_tensors(c, l->mixer);
     *may = arch->may;
     if (arch->streams) *need |= CT_T(STREAM_ROUTER_NORM) | CT_T(STREAM_ROUTER) | CT_T(STREAM_PREDICT) | CT_T(STREAM_CORRECT) | CT_T(STREAM_SCALE);
     if (arch->layer_inputs) *need |= CT_T(INPUT_GATE) | CT_T(INPUT_PROJ) | CT_T(INPUT_NORM);
     if (l->shares_kv) *need &= ~own_keys;
-    if (l->beside) *need |= mixer_tensors(c, arch->recurrent, false);
+    if (l->beside) *need |= mixer_tensors(c, arch->recurrent);
     if (l->mixer == CT_MIX_MAMBA && c->ssm_norms) *may |= CT_T(SSM_DT_NORM) | CT_T(SSM_B_NORM) | CT_T(SSM_C_NORM);
     if (!attends) *need &= ~attention_only, *may &= ~attention_only;
     if (l->experts) {
