@@ -143,6 +143,33 @@ def test_architecture_with_mxfp4_experts(zoo: Path) -> None:
     assert rms(np.concatenate(differences)) <= 1.2 * ABOUT[name]["llama_cpp"]["rms_diff"]
 
 
+@pytest.mark.parametrize("name", ["deepseek2-lite", "deepseek2"])
+def test_latent_attention_of_older_files(zoo: Path, tmp_path: Path, name: str) -> None:
+    """Older converters left k_b and v_b in one tensor: every head gets its own keys and values, and the scores are the same."""
+    path = model_file(zoo, name)
+    gguf = gguf_edit.read(path)
+    key = {suffix: f"deepseek2.attention.{suffix}" for suffix in ("key_length", "value_length", "head_count", "head_count_kv")}
+    for suffix in ("key_length", "value_length"):
+        gguf.set(key[suffix], U32, gguf.values.pop(f"{key[suffix]}_mla").data)
+    gguf.set(key["head_count_kv"], U32, gguf.values[key["head_count"]].data)
+    for layer in range(gguf.values["deepseek2.block_count"].data):
+        parts = []
+        for part in ("k_b", "v_b"):
+            tensor = gguf.tensor(f"blk.{layer}.attn_{part}.weight")
+            parts.append(np.frombuffer(tensor.data, "<f4").reshape(tensor.dims[::-1]))
+            gguf.remove_tensor(f"blk.{layer}.attn_{part}.weight")
+        joined = np.concatenate([parts[0].transpose(0, 2, 1), parts[1]], 1)  # [heads, keys and values, compressed]
+        dims = [joined.shape[2], joined.shape[0] * joined.shape[1]]
+        gguf.tensors.append(gguf_edit.Tensor(f"blk.{layer}.attn_kv_b.weight".encode(), dims, 0, joined.astype("<f4").tobytes()))
+    older = tmp_path / "older.gguf"
+    older.write_bytes(gguf.to_bytes())
+    ids = longest_tokens(zoo, name)
+    with opened(path) as model, opened(older) as old:
+        scores = old.logits(ids)
+        assert np.abs(scores - model.logits(ids)).max() < TOLERANCE
+        assert np.array_equal(scores, old.logits(ids, chunk=1))
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architectures_generate_their_best_tokens(zoo: Path, name: str) -> None:
     """What is generated, past window and original context, is what the scores of the text up to there say."""
