@@ -32,6 +32,7 @@ _WAIT_SECONDS = 0.2  # longest wait in C without a look at time-outs and Ctrl-C
 _TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
 _MAX_ECHO_LOGITS_BYTES = 1 << 30
 _PROMPT_END_TOKENS = 48  # enough of a prompt to see whether it begins the reasoning
+_TOO_LATE = "the request was not answered within its timeout; allow more time or fewer tokens"
 _CLOSED = "the request was cancelled because its client was closed"
 
 
@@ -511,6 +512,8 @@ class _NativeReply(Reply):
         finish = token.finish_reason
         if finish == "cancelled":
             raise RequestCancelledError("the request was cancelled, or its client was closed")
+        if finish == "timeout":
+            raise RequestTimeoutError(_TOO_LATE)
         info = self._loaded.info_of(token) if self._with_tokens else None
         infos = () if info is None else (info,)
         if answer.markers is None:
@@ -535,7 +538,7 @@ class _NativeReply(Reply):
     def _check_time(self) -> None:
         if self._deadline is not None and time.monotonic() >= self._deadline:
             self.close()
-            raise RequestTimeoutError("the request was not answered within its timeout; allow more time or fewer tokens")
+            raise RequestTimeoutError(_TOO_LATE)
 
     def cancel(self) -> None:
         for answer in self._answers:
