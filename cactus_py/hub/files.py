@@ -130,9 +130,7 @@ def files_below(folder: Path) -> list[Path]:
 def sha256_of(path: Path, progress: ProgressCallback = silent) -> str:
     """Hash of a file, or of a folder's listing, reporting phase "verify". Raises StoreError if it cannot be read."""
     if path.is_dir():
-        return digest_of_listing(
-            {file.relative_to(path).as_posix(): sha256_of(file, progress) for file in files_below(path)}
-        )
+        return digest_of_listing({file.relative_to(path).as_posix(): sha256_of(file, progress) for file in files_below(path)})
     digest = hashlib.sha256()
     done = 0
     with storing(path, "read"), path.open("rb") as file:

@@ -49,7 +49,8 @@ def resolve(
 ) -> Path:
     """The file of a model: a name or alias of the catalog, the name of an installed model, or a path.
 
-    What contains a separator or ends in .gguf is a path; of folders, those in CTranslate2's format are models. A catalog model that is not here is pulled, unless `pull` is false.
+    What contains a separator or ends in .gguf is a path; of folders, those in CTranslate2's format are models. A catalog model
+    that is not here is pulled, unless `pull` is false.
     Raises ModelFileError (no such file), UnknownModelError (no such name, or not here), and what `pull` raises.
     """
     text = os.fspath(name_or_path)
@@ -68,7 +69,7 @@ def resolve(
         raise UnknownModelError(message, name=text)
     if is_name(text.lower()) and (model := store.installed(text.lower())) is not None:
         return model.path
-    if os.path.isfile(text) or is_model_folder(Path(text)):
+    if os.path.isfile(text) or is_model_folder(text):
         return Path(text)
     raise unknown_model(text, _all_names(catalog, store))
 

@@ -206,9 +206,13 @@ class Store:
         return path
 
 
-def is_model_folder(path: Path) -> bool:
-    """Whether a folder holds a model in the format of CTranslate2."""
-    return (path / "model.bin").is_file() and (path / "config.json").is_file()
+def is_model_folder(path: Path | str) -> bool:
+    """Whether this is the path of a folder with a model in the format of CTranslate2."""
+    try:
+        folder = Path(path).expanduser()
+        return (folder / "model.bin").is_file() and (folder / "config.json").is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL
+        return False
 
 
 def size_bytes_of(path: Path) -> int | None:
