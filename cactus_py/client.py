@@ -17,10 +17,11 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, overload
 
+from ._audio import Audio, SpeechWork, read_audio
 from ._drive import AsyncDriver, AsyncStream, Driver, Stream, SyncDriver
-from ._exchange import CHAT, COMPLETION, Exchange
+from ._exchange import CHAT, COMPLETION, Exchange, Work
 from .backends import create
-from .backends.base import Backend, BackendOptions
+from .backends.base import Backend, BackendOptions, SpokenText
 from .config import Settings, load_settings
 from .errors import ConfigError, InvalidRequestError, RequestCancelledError, UnknownModelError
 from .types import (
@@ -32,6 +33,14 @@ from .types import (
     GenerationRequest,
     ModelCard,
     ModelList,
+    SpeechRequest,
+    Transcription,
+    TranscriptionRequest,
+    TranscriptionStreamEvent,
+    TranscriptionVerbose,
+    Translation,
+    TranslationRequest,
+    TranslationVerbose,
     parse_request,
 )
 
@@ -156,11 +165,13 @@ class _Core:
             batch=options.get("batch"),
             kernels=self.settings.kernels,
             speculation=self.settings.speculation,
+            transcription_model=self.settings.transcription_model,
+            max_audio_s=self.settings.max_audio_s,
             progress=options.get("progress"),
         )
         self._lock = threading.RLock()  # a stream that the garbage collector finds may be closed anywhere, even inside
         self._backend: Backend | None = None
-        self._running: dict[int, weakref.ref[Exchange[Any, Any]]] = {}
+        self._running: dict[int, weakref.ref[Work[Any, Any, Any]]] = {}
         self._closed = False
 
     @property
@@ -173,7 +184,7 @@ class _Core:
                 self._backend = create(self.settings.backend, self._options)
             return self._backend
 
-    def _routed(self, request: GenerationRequest) -> Backend:
+    def _routed(self, request: GenerationRequest | SpeechRequest) -> Backend:
         """The backend that serves a request. Refuses a route that cannot be taken."""
         if request.route == "cloud":
             if request.privacy == "local_only":
@@ -181,14 +192,14 @@ class _Core:
             raise ConfigError('route="cloud" needs a cloud, and this client has none; use route="local" or route="auto"')
         return self.backend
 
-    def _begin(self, exchange: Exchange[Any, Any]) -> None:
+    def _begin(self, exchange: Work[Any, Any, Any]) -> None:
         with self._lock:
             self._running[id(exchange)] = weakref.ref(exchange)
             closed = self._closed
         if closed:
             exchange.cancel()
 
-    def _end(self, exchange: Exchange[Any, Any]) -> None:
+    def _end(self, exchange: Work[Any, Any, Any]) -> None:
         with self._lock:
             self._running.pop(id(exchange), None)
 
@@ -221,6 +232,20 @@ class _Core:
     def complete(self, fields: Mapping[str, Any]) -> Exchange[Completion, Completion]:
         request = parse_request(CompletionRequest, fields)
         return Exchange(request, COMPLETION, lambda: self._routed(request).complete(request), self._begin, self._end)
+
+    def transcribe(self, file: Any, fields: Mapping[str, Any]) -> SpeechWork:
+        request = parse_request(TranscriptionRequest, fields)
+        return self._speech(file, request)
+
+    def translate(self, file: Any, fields: Mapping[str, Any]) -> SpeechWork:
+        request = parse_request(TranslationRequest, fields)
+        return self._speech(file, request)
+
+    def _speech(self, file: Any, request: TranscriptionRequest | TranslationRequest) -> SpeechWork:
+        def start() -> SpokenText:
+            return self._routed(request).transcribe(request, read_audio(file))
+
+        return SpeechWork(request, start, self._begin, self._end)
 
 
 def _conversation(prompt: str | Sequence[Message], system: str | None) -> Sequence[Message]:
@@ -376,6 +401,7 @@ class Client:
 
     chat: Chat[ChatCompletion, Stream[ChatCompletionChunk]]
     completions: Completions[Completion, Stream[Completion]]
+    audio: Audio[Transcription, TranscriptionVerbose, Translation, TranslationVerbose, str, Stream[TranscriptionStreamEvent]]
     models: Models[ModelList, ModelCard]
 
     def __init__(self, model: str | os.PathLike[str] | None = None, **options: Unpack[ClientOptions]) -> None:
@@ -386,6 +412,7 @@ class Client:
         driver = SyncDriver()
         self.chat = Chat(self._core, driver)
         self.completions = Completions(self._core, driver)
+        self.audio = Audio(self._core, driver)
         self.models = Models(self._core, driver)
 
     @property
@@ -413,6 +440,14 @@ class AsyncClient:
 
     chat: Chat[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream[ChatCompletionChunk]]]
     completions: Completions[Coroutine[Any, Any, Completion], Coroutine[Any, Any, AsyncStream[Completion]]]
+    audio: Audio[
+        Coroutine[Any, Any, Transcription],
+        Coroutine[Any, Any, TranscriptionVerbose],
+        Coroutine[Any, Any, Translation],
+        Coroutine[Any, Any, TranslationVerbose],
+        Coroutine[Any, Any, str],
+        Coroutine[Any, Any, AsyncStream[TranscriptionStreamEvent]],
+    ]
     models: Models[Coroutine[Any, Any, ModelList], Coroutine[Any, Any, ModelCard]]
 
     def __init__(self, model: str | os.PathLike[str] | None = None, **options: Unpack[ClientOptions]) -> None:
@@ -421,6 +456,7 @@ class AsyncClient:
         self._driver = AsyncDriver()
         self.chat = Chat(self._core, self._driver)
         self.completions = Completions(self._core, self._driver)
+        self.audio = Audio(self._core, self._driver)
         self.models = Models(self._core, self._driver)
 
     @property

@@ -23,9 +23,10 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_MODEL", "Settings", "load_settings"]
+__all__ = ["DEFAULT_MODEL", "DEFAULT_TRANSCRIPTION_MODEL", "Settings", "load_settings"]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+DEFAULT_TRANSCRIPTION_MODEL = "whisper-tiny.en"
 _PREFIX = "CACTUS_PY_"
 _CONFIG = "CACTUS_PY_CONFIG"
 
@@ -60,6 +61,10 @@ class Settings(BaseSettings):
     backend: Annotated[str, Field(min_length=1)] = "auto"
     """What runs local models: auto (our engine, and llama.cpp for the files that it does not run), native, llama_cpp, or the
     name of another entry point in the group cactus_py.backends."""
+    transcription_model: Annotated[str, Field(min_length=1)] = DEFAULT_TRANSCRIPTION_MODEL
+    """The model that writes down speech where a request names none: a name of the catalog or a folder."""
+    max_audio_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
+    """Longest audio of a request, in seconds: each takes about 200 kB of memory."""
     openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"))
     """The key for the cloud endpoint. Never printed."""
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL"))

@@ -14,9 +14,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
-    from ..types import ChatCompletionRequest, CompletionRequest, ModelCard
+    from ..types import (
+        ChatCompletionRequest,
+        CompletionRequest,
+        ModelCard,
+        TranscriptionRequest,
+        TranscriptionSegment,
+        TranscriptionWord,
+        TranslationRequest,
+    )
 
-__all__ = ["Backend", "BackendOptions", "Delta", "Reply", "ReplyStats", "TokenInfo"]
+__all__ = ["Backend", "BackendOptions", "Delta", "Reply", "ReplyStats", "SpokenSegment", "SpokenText", "TokenInfo"]
 
 FinishReason = Literal["stop", "length"]
 
@@ -108,6 +116,39 @@ class Reply(ABC):
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class SpokenSegment:
+    """A stretch of speech, and its words if they were asked for."""
+
+    segment: TranscriptionSegment
+    words: tuple[TranscriptionWord, ...] = ()
+
+
+class SpokenText(ABC):
+    """A text that is being written down from speech: an iterator of SpokenSegment, for one consumer; else as `Reply`."""
+
+    model: str
+    backend: str
+    route: Literal["local", "cloud"]
+    language: str  # its code, as "en"
+    duration_s: float
+
+    def __iter__(self) -> SpokenText:
+        return self
+
+    @abstractmethod
+    def __next__(self) -> SpokenSegment:
+        """The next segment; waits for it."""
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Ends the text as soon as possible: after the window of 30 seconds that is being computed."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the text and frees what it holds."""
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     """What a client tells a backend when it makes one. None leaves the choice to the backend."""
@@ -121,6 +162,8 @@ class BackendOptions:
     batch: int | None = None
     kernels: str | None = None
     speculation: int = 0
+    transcription_model: str | None = None  # for speech, where `model` does not transcribe
+    max_audio_s: float | None = None
     progress: Callable[[str, int, int | None], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -138,6 +181,10 @@ class Backend(Protocol):
 
     def complete(self, request: CompletionRequest) -> Reply:
         """Starts a continuation of plain prompts; answer `i * n + j` is the j-th of prompt i."""
+        ...
+
+    def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
+        """Starts to write down the speech of an audio file. Raises before that if the request or the file cannot be served."""
         ...
 
     def models(self) -> list[ModelCard]:

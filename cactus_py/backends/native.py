@@ -20,10 +20,18 @@ from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
 from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
 from ..prompting.template import ChatTemplate
-from ..types import ChatCompletionRequest, CompletionRequest, GenerationRequest, ModelCard
-from .base import BackendOptions, Delta, FinishReason, Reply, ReplyStats, TokenInfo
+from ..types import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    GenerationRequest,
+    ModelCard,
+    TranscriptionRequest,
+    TranslationRequest,
+)
+from .base import BackendOptions, Delta, FinishReason, Reply, ReplyStats, SpokenText, TokenInfo
 
 if TYPE_CHECKING:
+    from .faster_whisper import FasterWhisperBackend
     from .llama_cpp import LlamaGeneration, LlamaModel
 
 __all__ = ["NativeBackend"]
@@ -48,12 +56,16 @@ class NativeBackend:
         self._load_lock = threading.Lock()  # one model is found, fetched and mapped at a time
         self._by_name: dict[str, _LoadedModel] = {}
         self._by_path: dict[Path, _LoadedModel] = {}
+        self._speech: FasterWhisperBackend | None = None
         self._closed = False
 
     # ---- models ----
 
     def warm_up(self, model: str | None = None) -> None:
-        self._model(model)
+        if self._is_speech(model or self.options.model):
+            self._transcriber().warm_up(model)
+        else:
+            self._model(model)
 
     def models(self) -> list[ModelCard]:
         with self._lock:
@@ -73,14 +85,36 @@ class NativeBackend:
             models = list(self._by_path.values())
             self._by_name.clear()
             self._by_path.clear()
+            speech, self._speech = self._speech, None
+        if speech is not None:
+            speech.close()
         for loaded in models:
             loaded.close()
+
+    def _is_speech(self, name: str) -> bool:
+        """Whether a model writes down speech: the catalog says so, or it is a folder of CTranslate2."""
+        entry = hub.Catalog.load(self._store.home).get(name)
+        return hub.is_model_folder(name) if entry is None else entry.transcribes
+
+    def _transcriber(self) -> FasterWhisperBackend:
+        """What runs models of speech, made when first needed."""
+        from .faster_whisper import FasterWhisperBackend
+
+        with self._lock:
+            if self._closed:
+                raise RequestCancelledError(_CLOSED)
+            if self._speech is None:
+                self._speech = FasterWhisperBackend(self.options)
+            return self._speech
 
     def _model(self, name: str | None) -> _LoadedModel:
         asked = name or self.options.model
         loaded = self._known(asked)
         if loaded is not None:
             return loaded
+        if self._is_speech(asked):
+            message = f'"{asked}" writes down speech and answers no text; use client.audio.transcriptions.create with it'
+            raise InvalidRequestError(message, "model")
         with self._load_lock:
             loaded = self._known(asked)
             if loaded is not None:
@@ -187,6 +221,9 @@ class NativeBackend:
                 answer.close()
             raise
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
+
+    def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
+        return self._transcriber().transcribe(request, audio)
 
 
 class _LoadedModel:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from cactus_py.hub.catalog import Catalog, CatalogEntry
 from cactus_py.hub.files import ProgressCallback
 from cactus_py.hub.pulling import installed, pull, resolve
-from cactus_py.hub.store import InstalledModel, Store, default_home
+from cactus_py.hub.store import InstalledModel, Store, default_home, is_model_folder
 
 __all__ = [
     "Catalog",
@@ -22,6 +22,7 @@ __all__ = [
     "Store",
     "default_home",
     "installed",
+    "is_model_folder",
     "pull",
     "resolve",
 ]
