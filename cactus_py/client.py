@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, ove
 
 from ._audio import Audio, SpeechWork, read_audio
 from ._drive import AsyncDriver, AsyncStream, Driver, Stream, SyncDriver
+from ._embeddings import Embeddings, EmbeddingWork
 from ._exchange import CHAT, COMPLETION, Exchange, Work
 from .backends import create
 from .backends.base import Backend, BackendOptions, SpokenText
@@ -30,6 +31,8 @@ from .types import (
     ChatCompletionRequest,
     Completion,
     CompletionRequest,
+    EmbeddingRequest,
+    EmbeddingResponse,
     GenerationRequest,
     ModelCard,
     ModelList,
@@ -166,6 +169,7 @@ class _Core:
             kernels=self.settings.kernels,
             speculation=self.settings.speculation,
             transcription_model=self.settings.transcription_model,
+            embedding_model=self.settings.embedding_model,
             max_audio_s=self.settings.max_audio_s,
             progress=options.get("progress"),
         )
@@ -184,7 +188,7 @@ class _Core:
                 self._backend = create(self.settings.backend, self._options)
             return self._backend
 
-    def _routed(self, request: GenerationRequest | SpeechRequest) -> Backend:
+    def _routed(self, request: GenerationRequest | SpeechRequest | EmbeddingRequest) -> Backend:
         """The backend that serves a request. Refuses a route that cannot be taken."""
         if request.route == "cloud":
             if request.privacy == "local_only":
@@ -232,6 +236,10 @@ class _Core:
     def complete(self, fields: Mapping[str, Any]) -> Exchange[Completion, Completion]:
         request = parse_request(CompletionRequest, fields)
         return Exchange(request, COMPLETION, lambda: self._routed(request).complete(request), self._begin, self._end)
+
+    def embed(self, fields: Mapping[str, Any]) -> EmbeddingWork:
+        request = parse_request(EmbeddingRequest, fields)
+        return EmbeddingWork(request, lambda: self._routed(request).embed(request), self._begin, self._end)
 
     def transcribe(self, file: Any, fields: Mapping[str, Any]) -> SpeechWork:
         request = parse_request(TranscriptionRequest, fields)
@@ -401,6 +409,7 @@ class Client:
 
     chat: Chat[ChatCompletion, Stream[ChatCompletionChunk]]
     completions: Completions[Completion, Stream[Completion]]
+    embeddings: Embeddings[EmbeddingResponse]
     audio: Audio[Transcription, TranscriptionVerbose, Translation, TranslationVerbose, str, Stream[TranscriptionStreamEvent]]
     models: Models[ModelList, ModelCard]
 
@@ -412,6 +421,7 @@ class Client:
         driver = SyncDriver()
         self.chat = Chat(self._core, driver)
         self.completions = Completions(self._core, driver)
+        self.embeddings = Embeddings(self._core, driver)
         self.audio = Audio(self._core, driver)
         self.models = Models(self._core, driver)
 
@@ -440,6 +450,7 @@ class AsyncClient:
 
     chat: Chat[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream[ChatCompletionChunk]]]
     completions: Completions[Coroutine[Any, Any, Completion], Coroutine[Any, Any, AsyncStream[Completion]]]
+    embeddings: Embeddings[Coroutine[Any, Any, EmbeddingResponse]]
     audio: Audio[
         Coroutine[Any, Any, Transcription],
         Coroutine[Any, Any, TranscriptionVerbose],
@@ -456,6 +467,7 @@ class AsyncClient:
         self._driver = AsyncDriver()
         self.chat = Chat(self._core, self._driver)
         self.completions = Completions(self._core, self._driver)
+        self.embeddings = Embeddings(self._core, self._driver)
         self.audio = Audio(self._core, self._driver)
         self.models = Models(self._core, self._driver)
 

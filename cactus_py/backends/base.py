@@ -14,9 +14,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..types import (
         ChatCompletionRequest,
         CompletionRequest,
+        EmbeddingRequest,
         ModelCard,
         TranscriptionRequest,
         TranscriptionSegment,
@@ -24,7 +28,17 @@ if TYPE_CHECKING:
         TranslationRequest,
     )
 
-__all__ = ["Backend", "BackendOptions", "Delta", "Reply", "ReplyStats", "SpokenSegment", "SpokenText", "TokenInfo"]
+__all__ = [
+    "Backend",
+    "BackendOptions",
+    "Delta",
+    "EmbeddingReply",
+    "Reply",
+    "ReplyStats",
+    "SpokenSegment",
+    "SpokenText",
+    "TokenInfo",
+]
 
 FinishReason = Literal["stop", "length"]
 
@@ -117,6 +131,23 @@ class Reply(ABC):
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingReply:
+    """Vectors of length 1, float32 [number of texts, dimensions], and the tokens that were read for them."""
+
+    model: str
+    backend: str
+    route: Literal["local", "cloud"]
+    vectors: NDArray[np.float32]
+    prompt_tokens: int
+
+    def cancel(self) -> None:
+        """Nothing is under way any more."""
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@dataclass(frozen=True, slots=True)
 class SpokenSegment:
     """A stretch of speech, and its words if they were asked for."""
 
@@ -163,6 +194,7 @@ class BackendOptions:
     kernels: str | None = None
     speculation: int = 0
     transcription_model: str | None = None  # for speech, where `model` does not transcribe
+    embedding_model: str | None = None  # for embeddings, where `model` generates text
     max_audio_s: float | None = None
     progress: Callable[[str, int, int | None], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
@@ -181,6 +213,10 @@ class Backend(Protocol):
 
     def complete(self, request: CompletionRequest) -> Reply:
         """Starts a continuation of plain prompts; answer `i * n + j` is the j-th of prompt i."""
+        ...
+
+    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
+        """The vectors of texts, all of them computed. With `dimensions` the first so many numbers, made to length 1 again."""
         ...
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:

@@ -39,6 +39,7 @@ from .common import (
     Timings,
 )
 from .completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from .embeddings import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from .models import ModelCard, ModelList
 
 __all__ = [
@@ -57,6 +58,10 @@ __all__ = [
     "CompletionTokensDetails",
     "CompletionUsage",
     "DurationUsage",
+    "Embedding",
+    "EmbeddingRequest",
+    "EmbeddingResponse",
+    "EmbeddingUsage",
     "GenerationRequest",
     "ModelCard",
     "ModelList",
