@@ -52,7 +52,7 @@ class EmbeddingRequest(RequestModel):
             if len(items) > MAX_INPUTS:
                 raise ValueError(f"at most {MAX_INPUTS} texts are possible in one request, not {len(items)}")
             if all(isinstance(item, str) for item in items):
-                return [_text(item) for item in items]
+                return [_text(str(item)) for item in items]
             if all(isinstance(item, list) and item and all(_is_id(token) for token in item) for item in items):
                 return items
         raise ValueError("should be a string, a list of strings, a list of token ids, or a list of lists of token ids")

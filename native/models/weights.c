@@ -615,7 +615,7 @@ static cactus_status load_layer_inputs(cactus_model *model, cactus_error *err)
     return load_norm(model, "per_layer_proj_norm.weight", c->n_layer_input, &w->input_norm, err);
 }
 
-/* What tokens become before the first layer of an encoder, beside their own rows. */
+/* What tokens become before the first layer of an encoder, beside their own rows. DistilBERT has no types, and its files say 1. */
 static cactus_status load_encoder_input(cactus_model *model, cactus_error *err)
 {
     const ct_config *c = &model->config;
@@ -625,7 +625,7 @@ static cactus_status load_encoder_input(cactus_model *model, cactus_error *err)
     uint32_t n_types = types == NULL ? 0 : types->ne[1] > UINT32_MAX ? UINT32_MAX : (uint32_t)types->ne[1];
     bool found;
     if ((status = ct_gguf_get_u32(model->gguf, "tokenizer.ggml.token_type_count", &n_types, &found, err)) != CACTUS_OK
-        || (status = load_matrix(model, "token_types.weight", 1, n_types, c->d_model, true, &w->token_types, err)) != CACTUS_OK
+        || (status = load_matrix(model, "token_types.weight", 1, n_types, c->d_model, n_types <= 1, &w->token_types, err)) != CACTUS_OK
         || (status = load_norm(model, "token_embd_norm.weight", c->d_model, &w->embed_norm, err)) != CACTUS_OK)
         return status;
     return load_vector(model, "token_embd_norm.bias", c->d_model, !model->arch->biased, &w->embed_norm.bias, err);
