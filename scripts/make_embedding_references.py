@@ -37,10 +37,11 @@ SENTENCES = [
 ]
 
 
-def vectors(model: Any, tokenizer: Any, sentences: list[str]) -> dict[str, np.ndarray]:
+def vectors(model: Any, tokenizer: Any, sentences: list[str]) -> dict[str, Any]:
     """Token ids and pooled states, one text at a time."""
-    found: dict[str, np.ndarray] = {}
-    means, firsts = [], []
+    found: dict[str, Any] = {}
+    means: list[Any] = []
+    firsts: list[Any] = []
     for i, sentence in enumerate(sentences):
         ids = tokenizer(sentence)["input_ids"]
         with torch.no_grad():
@@ -78,7 +79,7 @@ def tiny(folder: Path) -> tuple[Any, Any]:
 
 def main(minilm: Path, target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder, out = Path(temporary) / "bert", Path(temporary) / "bert.gguf"
         folder.mkdir()

@@ -22,6 +22,8 @@ from cactus_py.errors import ContextLengthError, InvalidRequestError, Unsupporte
 DATA = Path(__file__).parent / "data"
 SENTENCES: list[str] = json.loads((DATA / "embeddings" / "sentences.json").read_text(encoding="utf-8"))
 KERNELS = kernels_available()
+POOLINGS: tuple[Any, ...] = ("last", "mean", "cls")
+WRONG: tuple[Any, ...] = ("", [], [""], [1, "a"], [[]], 7)
 TOLERANCE = 2e-6  # of float32 vectors of length 1; 3e-7 was seen
 
 
@@ -113,9 +115,9 @@ def test_decoders_pool_their_states(zoo: Path, name: str) -> None:
     path = unpacked(zoo / "decoders" / f"{name}.gguf.xz")
     with closing(Model.load(path, threads=2)) as model, closing(Model.load(path, threads=1, batch=8)) as small:
         assert model.info.generates and model.info.pooling == "last"
-        for pooling in ("last", "mean", "cls"):
-            together = model.embed(texts, pooling=pooling, normalise=False)  # type: ignore[arg-type]
-            assert np.array_equal(together, small.embed(texts, pooling=pooling, normalise=False))  # type: ignore[arg-type]
+        for pooling in POOLINGS:
+            together = model.embed(texts, pooling=pooling, normalise=False)
+            assert np.array_equal(together, small.embed(texts, pooling=pooling, normalise=False))
         states = np.concatenate([model.embed([texts[1][: i + 1]], normalise=False) for i in range(40)])
         assert np.allclose(model.embed([texts[1]], pooling="mean", normalise=False)[0], states.mean(axis=0), atol=1e-5)
 
@@ -137,16 +139,16 @@ def test_client(client: Client, bert: Model) -> None:
     with pytest.raises(InvalidRequestError, match="at most 32") as caught:
         client.embeddings.create(input="a", dimensions=33)
     assert caught.value.param == "dimensions"
-    for wrong in ("", [], [""], [1, "a"], [[]], 7):
+    for wrong in WRONG:
         with pytest.raises(InvalidRequestError) as caught:
-            client.embeddings.create(input=wrong)  # type: ignore[arg-type]
+            client.embeddings.create(input=wrong)
         assert caught.value.param == "input"
 
 
 def test_async_client(path: Path, tmp_path: Path, bert: Model) -> None:
     async def ask() -> list[Any]:
         async with AsyncClient(model=path, home=tmp_path, threads=2) as client:
-            return await asyncio.gather(*(client.embeddings.create(input=text) for text in SENTENCES[:4]))
+            return list(await asyncio.gather(*(client.embeddings.create(input=text) for text in SENTENCES[:4])))
 
     found = np.array([reply.data[0].embedding for reply in asyncio.run(ask())], dtype=np.float32)
     assert np.array_equal(found, bert.embed(SENTENCES[:4]))
