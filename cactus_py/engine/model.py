@@ -635,7 +635,9 @@ class Model(_NotCopied):
         ffi, lib = _ffi.load()
         n_tokens, error = ffi.new("uint64_t *"), _status.new_error()
         with self._in_use() as engine:
-            status = getattr(lib, function)(engine, path_bytes(path), ffi.from_buffer("uint8_t[]", key), len(key), n_tokens, error)
+            status = getattr(lib, function)(
+                engine, path_bytes(path), ffi.from_buffer("uint8_t[]", key), len(key), n_tokens, error
+            )
             _status.check(status, error)
         return int(n_tokens[0])
 
