@@ -66,6 +66,11 @@ class Exchange(Generic[Result, Item]):
         self._cancelled = False
 
     @property
+    def n_answers(self) -> int:
+        """How many answers the reply will have."""
+        return _n_answers(self.request)
+
+    @property
     def frame(self) -> _Frame:
         """What all wire objects of the reply have in common."""
         assert self._frame is not None, "open() comes first"

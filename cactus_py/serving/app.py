@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.util
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from . import openapi
 from .body import limited, read_json
 from .errors import Failure, failure_of
 from .guard import Doorman, Guard, Record
+from .metrics import CONTENT_TYPE, Metrics, Span
 from .wire import EventWriter, dumps, error_event
 
 try:
@@ -104,11 +104,12 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
     """The server's application. Its `state.cactus` is the `State`; whoever runs it closes the client."""
     state = State(settings, client)
     serve = settings.serve
+    metrics = Metrics([state.default_model, *serve.models, *(getattr(settings, "aliases", None) or ())])
 
     def is_stopping() -> bool:
         return state.stopping
 
-    layers = [Middleware(Guard, settings=serve, is_stopping=is_stopping)]
+    layers = [Middleware(Guard, settings=serve, is_stopping=is_stopping, metrics=metrics)]
     if serve.cors_origins:
         layers.append(
             Middleware(
@@ -122,7 +123,6 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
     layers.append(Middleware(Doorman, settings=serve, is_stopping=is_stopping))
     app = FastAPI(title="cactus-py", docs_url=None, redoc_url=None, redirect_slashes=False, middleware=layers)
     app.state.cactus = state
-    metrics = _metrics()
 
     async def failed(request: Request, error: HTTPException) -> Response:
         words = {
@@ -144,7 +144,7 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
 
     core = client._core
 
-    def generation(endpoint: str, make: Callable[[Mapping[str, Any]], Exchange[Any, Any]]) -> Callable[..., Any]:
+    def generation(make: Callable[[Mapping[str, Any]], Exchange[Any, Any]]) -> Callable[..., Any]:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             record: Record = scope["record"]
             receive = limited(scope, receive, serve.max_body_bytes)
@@ -159,15 +159,14 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
                 record.prompt = fields.get("messages", fields.get("prompt"))
             exchange = make(fields)
             record.model = fields["model"]
-            if metrics is not None:
-                record.span = metrics.begin(endpoint, record.model)
+            span = record.span = metrics.begin(scope["path"], record.model, choices=exchange.n_answers)
             answer = _stream if exchange.request.stream else _whole
-            await answer(state, exchange, scope, receive, send)
+            await answer(state, exchange, span, scope, receive, send)
 
         return handler
 
-    post("/v1/chat/completions", generation("chat", core.chat), **openapi.operation(ChatCompletionRequest, ChatCompletion))
-    post("/v1/completions", generation("completions", core.complete), **openapi.operation(CompletionRequest, Completion))
+    post("/v1/chat/completions", generation(core.chat), **openapi.operation(ChatCompletionRequest, ChatCompletion))
+    post("/v1/completions", generation(core.complete), **openapi.operation(CompletionRequest, Completion))
 
     @app.get("/v1/models", responses=openapi.answers(ModelList))
     async def models() -> Response:
@@ -198,13 +197,10 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
             return Response(b'{"status":"stopping"}', 503, media_type="application/json")
         return Response(b'{"status":"ready"}', media_type="application/json")
 
-    if metrics is not None:
-
-        @app.get("/metrics")
-        async def measured() -> Response:
-            """Figures for Prometheus."""
-            text = metrics.render(await _activities(client))
-            return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+    @app.get("/metrics")
+    async def measured() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.render(await _activities(client)), media_type=CONTENT_TYPE)
 
     for path, (name, kind) in _PAGE.items():
         if (_WEB / name).is_file():
@@ -212,14 +208,6 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
 
     openapi.install(app)
     return app
-
-
-def _metrics() -> Any:
-    if importlib.util.find_spec("cactus_py.serving.metrics") is None:
-        return None
-    from .metrics import Metrics
-
-    return Metrics()
 
 
 def _page(path: Path, kind: str) -> Callable[[], Any]:
@@ -264,7 +252,7 @@ async def _watched(state: State, receive: Receive, cancel: Callable[[], None]) -
         cancel()
 
 
-async def _whole(state: State, exchange: Exchange[Any, Any], scope: Scope, receive: Receive, send: Send) -> None:
+async def _whole(state: State, exchange: Exchange[Any, Any], span: Span, scope: Scope, receive: Receive, send: Send) -> None:
     """The reply in one piece."""
     record: Record = scope["record"]
 
@@ -278,14 +266,13 @@ async def _whole(state: State, exchange: Exchange[Any, Any], scope: Scope, recei
         result, body = await bridge.next()
     record.model, record.usage, record.timings = result.model, result.usage, result.timings
     record.route, record.confidence = result.route, result.confidence
-    if record.span is not None and result.usage is not None:
-        record.span.tokens(result.usage.completion_tokens)
+    span.serves(result.model)
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _stream(state: State, exchange: Exchange[Any, Any], scope: Scope, receive: Receive, send: Send) -> None:
+async def _stream(state: State, exchange: Exchange[Any, Any], span: Span, scope: Scope, receive: Receive, send: Send) -> None:
     """The reply as events."""
     record: Record = scope["record"]
 
@@ -301,6 +288,8 @@ async def _stream(state: State, exchange: Exchange[Any, Any], scope: Scope, rece
     bridge = Bridge(work, exchange.cancel)
     async with _watched(state, receive, exchange.cancel):
         await bridge.next()
+        record.model, record.route = exchange.reply.model, exchange.reply.route
+        span.serves(record.model)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
@@ -311,16 +300,12 @@ async def _stream(state: State, exchange: Exchange[Any, Any], scope: Scope, rece
                     if n_tokens:
                         if record.first_token_s is None:
                             record.first_token_s = time.perf_counter()
-                            if record.span is not None:
-                                record.span.first_token()
-                        elif record.span is not None:
-                            record.span.tokens(n_tokens)
+                        span.tokens(n_tokens)
                     data = b"".join([data for _, data in found]) if len(found) > 1 else found[0][1]
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         except Exception as error:
             record.failure = failure_of(error, request_id=record.id, stopping=state.stopping)
             await send({"type": "http.response.body", "body": error_event(record.failure.body()), "more_body": True})
         finally:
-            record.model, record.route = exchange.reply.model, exchange.reply.route
             record.usage, record.timings = exchange.frame.usage(), exchange.frame.timings()
         await send({"type": "http.response.body", "body": b""})

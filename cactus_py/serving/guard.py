@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from .body import header
 from .errors import CLIENT_GONE, Failure, RequestFailure, failure_of, stopping_failure, was_foreseen
 from .keys import Keys
+from .metrics import ENDPOINTS, Metrics, Span, kind_of
 from .wire import dumps
 
 if TYPE_CHECKING:
@@ -53,8 +54,9 @@ class Record:
     first_token_s: float | None = None
     n_tokens: int = 0
     failure: Failure | None = None
+    error: Exception | None = None
     prompt: Any = None
-    span: Any = None
+    span: Span | None = None
 
     def ms(self, until_s: float | None = None) -> float:
         return round(1000 * ((time.perf_counter() if until_s is None else until_s) - self.began_s), 3)
@@ -63,10 +65,11 @@ class Record:
 class Guard:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, settings: Serve, is_stopping: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, settings: Serve, is_stopping: Callable[[], bool], metrics: Metrics) -> None:
         self._app = app
         self._settings = settings
         self._is_stopping = is_stopping
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -91,7 +94,7 @@ class Guard:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             stopping = self._is_stopping()
-            record.failure = failure_of(error, request_id=record.id, stopping=stopping)
+            record.error, record.failure = error, failure_of(error, request_id=record.id, stopping=stopping)
             if record.failure.status >= 500 and not was_foreseen(error):
                 _log.error("request %s failed", record.id, exc_info=error)
             if record.answered:
@@ -100,6 +103,8 @@ class Guard:
         finally:
             if record.failure is not None and record.failure.status == CLIENT_GONE:
                 record.status = CLIENT_GONE
+            if record.span is None and record.path in ENDPOINTS:
+                record.span = self._metrics.begin(record.path)
             if record.span is not None:
                 record.span.end(
                     record.status,
@@ -107,7 +112,7 @@ class Guard:
                     timings=record.timings,
                     route=record.route,
                     confidence=record.confidence,
-                    error_kind=None if record.failure is None else record.failure.code or record.failure.kind,
+                    error_kind=_kind_of(record),
                 )
             if self._settings.log:
                 self._write(scope, record)
@@ -139,6 +144,26 @@ class Guard:
             sys.stderr.flush()
         except (OSError, ValueError):  # whoever read the log has gone
             pass
+
+
+_KINDS = {  # of failures that only a server knows
+    401: "unauthorized",
+    403: "permission",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    499: "client_closed",
+    503: "unavailable",
+}
+
+
+def _kind_of(record: Record) -> str | None:
+    """The failure's name in the metrics."""
+    if record.failure is None:
+        return None
+    if record.error is None or isinstance(record.error, RequestFailure) or record.failure.status in (499, 503):
+        return _KINDS.get(record.failure.status, "invalid_request")
+    return kind_of(record.error)
 
 
 class Doorman:

@@ -48,7 +48,8 @@ def answers(reply: type[BaseModel], *, streams: bool = False) -> dict[int | str,
         "4XX": {"description": "The request is wrong.", **failure},
         "5XX": {"description": "The server failed.", **failure},
     }
-    return {200: {"description": "The reply.", "content": content}, **failures}
+    found: dict[int | str, dict[str, Any]] = {200: {"description": "The reply.", "content": content}}
+    return found | failures
 
 
 def operation(request: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:

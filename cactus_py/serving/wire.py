@@ -31,7 +31,7 @@ from ..types import (
 try:  # what json.dumps uses; the public function would first have to look at the kind of value
     from _json import encode_basestring as _quoted
 except ImportError:  # an interpreter without the C module
-    from json.encoder import py_encode_basestring as _quoted  # type: ignore[attr-defined,no-redef]
+    from json.encoder import py_encode_basestring as _quoted
 
 __all__ = ["DONE", "EventWriter", "dumps", "error_event", "jsonable"]
 
