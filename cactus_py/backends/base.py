@@ -108,6 +108,15 @@ class Reply(ABC):
     def __next__(self) -> Delta:
         """The next event; waits for it."""
 
+    def read(self) -> list[Delta]:
+        """Every event that is there, waiting for the first of them; none after the end."""
+        delta = next(self, None)
+        return [] if delta is None else [delta]
+
+    def rest(self) -> list[Delta]:
+        """Every event that is still to come, for one who wants none of them before the end."""
+        return list(self)
+
     @abstractmethod
     def cancel(self) -> None:
         """Ends the reply as soon as possible."""

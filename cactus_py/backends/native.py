@@ -578,6 +578,7 @@ class _NativeReply(Reply):
         self._prompts = prompts
         self.lease: Lease[_LoadedModel] | None = None  # given back when the reply is closed
         self._closed = False
+        self._failure: Exception | None = None
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
@@ -593,6 +594,36 @@ class _NativeReply(Reply):
                 self.close()
                 raise
         raise StopIteration
+
+    def read(self) -> list[Delta]:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        first = next(self, None)
+        if first is None:
+            return []
+        found = [first, *self._ready]
+        self._ready.clear()
+        n_idle = 0
+        try:
+            while n_idle < len(self._open):  # what else has come meanwhile
+                answer = self._open.pop(0)
+                deltas = self._take(answer, 0.0)
+                n_idle = n_idle + 1 if deltas is None else 0
+                if not deltas or deltas[-1].finish_reason is None:
+                    self._open.append(answer)
+                found += deltas or ()
+        except Exception as error:
+            self.close()
+            self._failure = error  # for the next call: what came before it counts
+        return found
+
+    def rest(self) -> list[Delta]:
+        for answer in self._open:
+            if isinstance(answer.generation, Generation) and getattr(answer, "constraint", None) is None:
+                while not answer.generation.wait_end(self._remaining(_WAIT_SECONDS)):
+                    self._check_time()
+        return list(self)
 
     def _poll(self) -> None:
         """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
