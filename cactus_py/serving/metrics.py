@@ -66,8 +66,8 @@ ERROR_KINDS = frozenset(_snake(name) for name in errors.__all__ if name != "Cact
     "unauthorized",  # no key, or a wrong one
     "unavailable",  # starting or shutting down
 }
-"""Values of the label `kind` of errors that are there from the start, as 0: the classes of the error tree (InvalidRequestError is
-invalid_request), and what only a server knows. The server may have further ones."""
+"""Values of the label `kind` of errors that are there from the start, as 0: the classes of the error tree (InvalidRequestError
+is invalid_request), and what only a server knows. The server may have further ones."""
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 _RAMP = (1.0, 1.5, 2.5, 4.0, 6.5)
@@ -341,8 +341,8 @@ class Span:
         confidence: float | None = None,
         error_kind: str | None = None,
     ) -> None:
-        """The request is over, as HTTP `status` (499: the client went away). Later calls have no effect. error_kind: a word that
-        the server chose, such as those of ERROR_KINDS, never one of the request's.
+        """The request is over, as HTTP `status` (499: the client went away). Later calls have no effect. error_kind: a word
+        that the server chose, such as those of ERROR_KINDS, never one of the request's.
 
         Durations are those of requests that succeeded. Of an answer that was sent whole, and so reported no tokens, `timings`
         tell the times of the tokens.

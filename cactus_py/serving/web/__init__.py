@@ -46,7 +46,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
 }
-"""Sent with each of them: nothing from elsewhere, no inline script or style, no text that becomes markup, no frame around it."""
+"""Sent with each of them: nothing from elsewhere, no inline script or style, no text made markup, no frame around it."""
 
 
 def read(name: str) -> bytes:

@@ -9,9 +9,25 @@ export class Failure extends Error {
   }
 }
 
+let held = null; // where the browser stores nothing
+
+/** The API key: kept until the tab is closed. */
 export const key = {
-  get: () => sessionStorage.getItem(KEY) ?? "",
-  set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
+  get() {
+    try {
+      return held ?? sessionStorage.getItem(KEY) ?? "";
+    } catch {
+      return "";
+    }
+  },
+  set(value) {
+    try {
+      if (value) sessionStorage.setItem(KEY, value);
+      else sessionStorage.removeItem(KEY);
+    } catch {
+      held = value;
+    }
+  },
 };
 
 const HTTP = {

@@ -13,7 +13,7 @@ const IDEAS = ["Explain how a cactus stores water.", "Write a Python function th
 const THEMES = { auto: "as the system", light: "light", dark: "dark" };
 
 // A message: {role, text, attached: [{kind, name, url | data, seconds}], reasoning, calls: [{id, name, arguments}], about, failure}
-const state = { models: [], conversations: [], current: null, attached: [], running: null, stopRecording: null };
+const state = { models: [], conversations: [], current: null, attached: [], running: null, stopRecording: null, following: true };
 
 // ---- models --------------------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ function drawAll() {
   byId("log").replaceChildren(...messages.map(drawMessage));
   markLast();
   byId("welcome").hidden = messages.length > 0;
-  byId("scroll").scrollTop = byId("scroll").scrollHeight;
+  follow(true);
 }
 
 function exportAll() {
@@ -211,7 +211,7 @@ function fill(message) {
   const thoughts = node.querySelector(".reasoning");
   thoughts.hidden = !message.reasoning;
   if (message.reasoning) {
-    const seconds = message.about.thoughtMs ? ` for ${(message.about.thoughtMs / 1000).toFixed(1)} s` : "";
+    const seconds = message.about.thoughtMs >= 100 ? ` for ${(message.about.thoughtMs / 1000).toFixed(1)} s` : "";
     thoughts.firstChild.textContent = running && !message.text ? "Thinking…" : `Thought${seconds}`;
     show(thoughts.lastChild, message.reasoning);
   }
@@ -298,8 +298,10 @@ function wire(messages) {
     return text ? [...parts, { type: "text", text }] : parts;
   };
   const system = byId("system").value.trim();
+  // A question whose answer failed is left out with it: templates want turns.
+  const failed = (one) => one?.role === "assistant" && !one.text;
   const said = messages
-    .filter((one) => one.role === "user" || one.text)
+    .filter((one, i) => !failed(one) && !(one.role === "user" && failed(messages[i + 1])))
     .map((one) => (one.role === "user" ? { role: "user", content: content(one) } : { role: "assistant", content: one.text }));
   return system ? [{ role: "system", content: system }, ...said] : said;
 }
@@ -393,13 +395,13 @@ async function writeDown(run, model, messages) {
   const { message } = run;
   const sounds = messages.at(-1).attached.filter((item) => item.kind === "audio");
   for (const sound of sounds) {
-    const wav = await (await fetchData(sound.url)).slice(0);
+    const wav = blobOf(sound.url);
     message.text += `${message.text ? "\n\n" : ""}${(await api.transcribe(model.id, wav, run.abort.signal)).trim()}`;
   }
 }
 
-/** The Blob of one of our own data: URLs; fetch would need a policy that lets the page connect to data:. */
-async function fetchData(url) {
+/** The sound in one of our own data: URLs; fetch would need a policy that lets the page connect to data:. */
+function blobOf(url) {
   const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (letter) => letter.charCodeAt(0));
   return new Blob([bytes], { type: "audio/wav" });
 }
@@ -462,7 +464,8 @@ function showRunning() {
 /** Keeps the end in view, unless the reader has scrolled away from it. */
 function follow(anyway = false) {
   const scroll = byId("scroll");
-  if (anyway || scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 120) scroll.scrollTop = scroll.scrollHeight;
+  if (anyway) state.following = true;
+  if (state.following) scroll.scrollTop = scroll.scrollHeight;
 }
 
 // ---- attachments ---------------------------------------------------------------------------------------------------------
@@ -559,7 +562,18 @@ function setTheme(theme) {
   const label = `Colours: ${THEMES[theme]}`;
   byId("theme").title = label;
   byId("theme").setAttribute("aria-label", label);
-  localStorage.setItem("cactus-py-theme", theme);
+  try {
+    localStorage.setItem("cactus-py-theme", theme);
+  } catch { /* then it holds until the page is left */ }
+}
+
+function lastTheme() {
+  try {
+    const theme = localStorage.getItem("cactus-py-theme");
+    return THEMES[theme] ? theme : "auto";
+  } catch {
+    return "auto";
+  }
 }
 
 /** A listener whose failures are told in a sentence. */
@@ -601,6 +615,9 @@ on("composer", "submit", (event) => {
   send();
 });
 on("stop", "click", stop);
+on("scroll", "scroll", ({ target }) => {
+  state.following = target.scrollHeight - target.scrollTop - target.clientHeight < 60;
+});
 on("input", "input", grow);
 on("input", "keydown", (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
@@ -629,7 +646,7 @@ window.addEventListener("beforeunload", (event) => {
   if (state.conversations.some((one) => one.messages.length)) event.preventDefault();
 });
 
-setTheme(THEMES[localStorage.getItem("cactus-py-theme")] ? localStorage.getItem("cactus-py-theme") : "auto");
+setTheme(lastTheme());
 byId("ideas").append(...IDEAS.map((text) => el("button", { type: "button", class: "idea", text, on: { click: () => {
   byId("input").value = text;
   send();

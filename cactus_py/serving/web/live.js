@@ -41,18 +41,20 @@ function show(stats) {
   const sum = (field) => engines.reduce((total, engine) => total + engine[field], 0);
   const made = engines.length ? sum("generated_tokens") : stats.tokens.generated;
   const now = { at: performance.now(), made };
-  const rate = before && made >= before.made ? (1000 * (made - before.made)) / (now.at - before.at) : 0;
+  const since = before && made >= before.made ? before : null; // a model that was unloaded begins at 0 again
+  const rate = since ? (1000 * (made - since.made)) / (now.at - since.at) : 0;
   before = now;
-  rates.push(rate);
+  if (since) rates.push(rate);
   if (rates.length > POINTS) rates.shift();
 
   byId("live").hidden = false;
   byId("live-rate").textContent = number.format(rate >= 100 ? Math.round(rate) : rate);
   const highest = Math.max(1, ...rates);
   const x = (i) => 120 - (rates.length - 1 - i) * (120 / (POINTS - 1));
+  const first = x(0).toFixed(1);
   const points = rates.map((value, i) => `${x(i).toFixed(1)},${(31 - 29 * (value / highest)).toFixed(1)}`);
   byId("live-line").setAttribute("points", points.join(" "));
-  byId("live-area").setAttribute("points", `${x(0).toFixed(1)},32 ${points.join(" ")} 120,32`);
+  byId("live-area").setAttribute("points", rates.length ? `${first},32 ${points.join(" ")} 120,32` : "");
 
   const [pages, used, cached] = ["kv_pages", "kv_pages_used", "kv_pages_cached"].map(sum);
   const share = (part) => (pages ? Math.min(100, (100 * part) / pages) : 0);
@@ -64,6 +66,7 @@ function show(stats) {
   byId("live-kv-text").textContent = pages ? `${number.format(share(used))} %` : "none yet";
   const running = sum("running");
   const waiting = sum("waiting");
-  byId("live-queue").textContent = `${running} running, ${waiting} waiting`;
+  byId("live-queue").textContent = waiting ? `${running} running + ${waiting}` : `${running} running`;
+  byId("live-queue").title = `${running} running, ${waiting} waiting`;
   byId("live-mini").textContent = `${number.format(Math.round(rate))} tok/s`;
 }
