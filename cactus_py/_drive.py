@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from ._exchange import Exchange
+from ._exchange import Work
 from .errors import RequestCancelledError
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ Result = TypeVar("Result")
 class Driver(Protocol):
     """What a client's resources are driven by. `make` checks the request and may raise; nothing has begun when it returns."""
 
-    def whole(self, make: Callable[[], Exchange[Any, Any]]) -> Any:
+    def whole(self, make: Callable[[], Work[Any, Any, Any]]) -> Any:
         """The finished reply."""
         ...
 
-    def stream(self, make: Callable[[], Exchange[Any, Any]]) -> Any:
+    def stream(self, make: Callable[[], Work[Any, Any, Any]]) -> Any:
         """The reply piece by piece, once it has begun."""
         ...
 
@@ -46,7 +46,7 @@ class Driver(Protocol):
 class Stream(Generic[Item]):
     """A reply that arrives piece by piece: an iterator of chunks. Closing or dropping it cancels what is still to come."""
 
-    def __init__(self, exchange: Exchange[Any, Item]) -> None:
+    def __init__(self, exchange: Work[Any, Any, Item]) -> None:
         self._exchange = exchange
         self._items = exchange.items()
         self._lock = threading.Lock()
@@ -88,12 +88,12 @@ class Stream(Generic[Item]):
 class SyncDriver:
     """Everything in the thread that asks."""
 
-    def whole(self, make: Callable[[], Exchange[Result, Any]]) -> Result:
+    def whole(self, make: Callable[[], Work[Any, Result, Any]]) -> Result:
         exchange = make()
         exchange.open()
         return exchange.result()
 
-    def stream(self, make: Callable[[], Exchange[Any, Item]]) -> Stream[Item]:
+    def stream(self, make: Callable[[], Work[Any, Any, Item]]) -> Stream[Item]:
         exchange = make()
         exchange.open()
         return Stream(exchange)
@@ -208,7 +208,7 @@ class AsyncStream(Generic[Item]):
 class AsyncDriver:
     """Everything in threads, awaited from the running event loop."""
 
-    async def whole(self, make: Callable[[], Exchange[Result, Any]]) -> Result:
+    async def whole(self, make: Callable[[], Work[Any, Result, Any]]) -> Result:
         exchange = make()
 
         def work() -> Iterator[Result]:
@@ -218,7 +218,7 @@ class AsyncDriver:
         bridge: _Bridge[Result] = _Bridge(work, exchange.cancel)
         return await bridge.next()
 
-    async def stream(self, make: Callable[[], Exchange[Any, Item]]) -> AsyncStream[Item]:
+    async def stream(self, make: Callable[[], Work[Any, Any, Item]]) -> AsyncStream[Item]:
         exchange = make()
 
         def work() -> Iterator[Any]:
