@@ -1,11 +1,11 @@
-"""The server as its clients see it: throughput of many streams, the wait for a first token beside a long prompt, and what a second turn
-costs, also after a restart.
+"""The server as its clients see it: throughput of many streams, the wait for a first token beside a long prompt, and what a
+second turn costs, also after a restart.
 
     python scripts/bench/serving.py MODEL [--rounds N] [--json FILE] [--markdown FILE]
 
-MODEL is what `cactus-py serve --model` takes. Every round alternates what is compared; medians, with lowest and highest. Streams are
-greedy, of LENGTH tokens each, without drafts, so that text which repeats itself does not count. Times are taken by the client, over
-loopback, in the process that also reads the streams.
+MODEL is what `cactus-py serve --model` takes. Every round alternates what is compared; medians, with lowest and highest.
+Streams are greedy, of LENGTH tokens each, without drafts, so that text which repeats itself does not count. Times are taken by
+the client, over loopback, in the process that also reads the streams.
 """
 
 from __future__ import annotations
@@ -32,10 +32,8 @@ LENGTH = 128  # tokens of a stream
 STREAMS = 8
 LONG_TOKENS = 4000
 TURN_TOKENS = 2000
-WORDS = (
-    "river stone window garden letter morning paper bridge silver market winter candle harbour forest engine mirror "
-    "village mountain question answer summer teacher number music kitchen doctor island travel picture memory"
-).split()
+WORDS = """river stone window garden letter morning paper bridge silver market winter candle harbour forest engine mirror
+village mountain question answer summer teacher number music kitchen doctor island travel picture memory""".split()
 
 
 def words(seed: int, n: int) -> str:
