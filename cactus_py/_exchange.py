@@ -70,6 +70,12 @@ class Work(Generic[Started, Result, Item]):
         self._lock = threading.Lock()
         self._cancelled = False
 
+    @property
+    def reply(self) -> Started:
+        """The backend's reply."""
+        assert self._reply is not None, "open() comes first"
+        return self._reply
+
     def open(self) -> None:
         """Starts the reply. Raises whatever is wrong with the request, before a token is computed."""
         reply = self._start()
@@ -130,12 +136,6 @@ class Exchange(Work[Reply, Result, Item]):
         """What all wire objects of the reply have in common."""
         assert self._frame is not None, "open() comes first"
         return self._frame
-
-    @property
-    def reply(self) -> Reply:
-        """The backend's reply."""
-        assert self._reply is not None, "open() comes first"
-        return self._reply
 
     def open(self) -> None:
         super().open()

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ..config import Serve
     from ..types import CompletionUsage, Timings
 
-__all__ = ["OPEN_PATHS", "Doorman", "Guard", "Record", "is_loopback", "send_failure"]
+__all__ = ["OPEN_PATHS", "Doorman", "Guard", "Record", "is_loopback", "log_failure", "send_failure"]
 
-OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/", "/app.js", "/style.css", "/favicon.ico"})
+OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})  # and /web/: what holds nothing of anybody
 _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = logging.getLogger("cactus_py.serving")
 
@@ -96,7 +96,7 @@ class Guard:
             stopping = self._is_stopping()
             record.error, record.failure = error, failure_of(error, request_id=record.id, stopping=stopping)
             if record.failure.status >= 500 and not was_foreseen(error):
-                _log.error("request %s failed", record.id, exc_info=error)
+                log_failure(record)
             if record.answered:
                 raise
             await send_failure(send_with_id, record.failure)
@@ -194,7 +194,7 @@ class Doorman:
             raise RequestFailure(
                 403, "This server answers only under the names of its own machine, such as localhost.", code="foreign_host"
             )
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path.startswith("/web/"):
             return
         if self._is_stopping():
             raise _Stopping()
@@ -244,6 +244,11 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def log_failure(record: Record) -> None:
+    """What its caller is not told."""
+    _log.error("request %s failed", record.id, exc_info=record.error)
 
 
 async def send_failure(send: Send, failure: Failure) -> None:

@@ -52,10 +52,14 @@ def answers(reply: type[BaseModel], *, streams: bool = False) -> dict[int | str,
     return found | failures
 
 
-def operation(request: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
-    """The arguments of a route that takes a JSON body."""
+def operation(request: type[BaseModel], reply: type[BaseModel], *, file: str | None = None) -> dict[str, Any]:
+    """The arguments of a route that takes a JSON body, or, with a `file`, a form."""
     _requests.add(request)
-    body = {"required": True, "content": {"application/json": {"schema": _reference(request)}}}
+    kind, schema = "application/json", dict[str, Any](_reference(request))
+    if file is not None:
+        content = {"type": "object", "required": [file], "properties": {file: {"type": "string", "format": "binary"}}}
+        kind, schema = "multipart/form-data", {"allOf": [schema, content]}
+    body = {"required": True, "content": {kind: {"schema": schema}}}
     return {"responses": answers(reply, streams=True), "openapi_extra": {"requestBody": body}}
 
 
