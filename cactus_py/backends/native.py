@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .. import hub
 from ..engine import Generation, Model, Token
 from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError
+from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
-from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
+from ..prompting.reasoning import Format, Markers, Separator, Spelled, detect, separator
 from ..prompting.template import ChatTemplate
+from ..prompting.tools import Format as ToolFormat
+from ..prompting.tools import Offer, offer
+from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -170,12 +174,17 @@ class NativeBackend:
 
     def chat(self, request: ChatCompletionRequest) -> Reply:
         _refuse_unsupported(request)
+        offered = offer(request)
         messages = template_messages(request.messages)
         loaded = self._model(request.model)
         deadline = _deadline(request)
         with loaded.in_use() as model:
             prompt = fit_messages(
-                partial(loaded.encoder.encode, variables=loaded.variables(request)),
+                partial(
+                    loaded.encoder.encode,
+                    tools=None if offered is None else offered.definitions,
+                    variables=loaded.variables(request),
+                ),
                 messages,
                 context_tokens=model.context,
                 policy=request.context_policy,
@@ -183,10 +192,11 @@ class NativeBackend:
             )
             n_top = (request.top_logprobs or 0) if request.logprobs else None
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
-            markers = [loaded.separate(request, prompt.ids, stop) for _ in range(request.n or 1)]
+            markers = [loaded.separate(request, prompt.ids, stop, offered) for _ in range(request.n or 1)]
             answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop)
             for answer, taker in zip(answers, markers, strict=True):
                 answer.markers = taker
+                answer.marks = loaded.marks(offered)
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -243,6 +253,8 @@ class _LoadedModel:
         self._encoder: PromptEncoder | None = None
         self._format: Format | None = None
         self._marks: dict[int, str] = {}  # control tokens that belong to the format
+        self._tool_format: ToolFormat | None = None
+        self._tool_marks: dict[int, str] = {}  # the same, of the format of calls
 
     @contextmanager
     def in_use(self) -> Iterator[Model | LlamaModel]:
@@ -282,10 +294,16 @@ class _LoadedModel:
                 )
                 template, tool_template = find(), find(name="tool_use")
                 self._format = detect(template.source + tool_template.source, special)
+                self._tool_format = detect_tools(template.source + tool_template.source, special)
+
+                def control(markers: Sequence[str]) -> dict[int, str]:
+                    marks = {special[text]: text for text in markers if text in special}
+                    return {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
+
                 if self._format is not None:
-                    marks = {special[text]: text for text in self._format.markers if text in special}
-                    self._marks = {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
-                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template)
+                    self._marks = control(self._format.markers)
+                self._tool_marks = control(self._tool_format.markers)
+                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template, form=self._tool_format)
             return self._encoder
 
     def variables(self, request: ChatCompletionRequest) -> dict[str, Any]:
@@ -308,13 +326,22 @@ class _LoadedModel:
             variables = {**{name: value for name, value in switches.items() if name in known}, **variables}
         return variables
 
-    def separate(self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str]) -> Markers | None:
-        """What takes reasoning out of one answer to this prompt; None if the model marks none. Call inside `in_use`."""
-        _ = self.encoder  # which finds the format
-        if self._format is None:
+    def separate(
+        self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str], offered: Offer | None
+    ) -> Markers | None:
+        """What takes reasoning and calls out of one answer to this prompt; None if there can be neither. Call inside
+        `in_use`."""
+        _ = self.encoder  # which finds the formats
+        if self._format is None and offered is None:
             return None
-        end = b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
-        return Markers(Spelled() if request.reasoning_format == "none" else separator(self._format, end), stop)
+        inner: Separator = Spelled()
+        if self._format is not None and request.reasoning_format != "none":
+            end = b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
+            inner = separator(self._format, end)
+        if offered is None or self._tool_format is None:
+            return Markers(inner, stop)
+        parser = CallParser(self._tool_format, offered.schemas, single=offered.single)
+        return Markers(CallSeparator(inner, parser, tuple(self._marks.values())), stop)
 
     @cached_property
     def n_vocab(self) -> int:
@@ -358,9 +385,9 @@ class _LoadedModel:
                 raise InvalidRequestError(f"the prompt holds token {token}, but the model has only {self.n_vocab}", "prompt")
         return prompt
 
-    def mark_of(self, token: Token) -> str | None:
-        """The control token, spelled, if it is one that marks reasoning."""
-        return self._marks.get(token.id)
+    def marks(self, offered: Offer | None) -> dict[int, str]:
+        """Control tokens that mark reasoning or, where tools are on offer, calls: how they are spelled."""
+        return self._marks if offered is None else {**self._tool_marks, **self._marks}
 
     def start(
         self,
@@ -465,7 +492,8 @@ class _Answer:
         self.index = index
         self.generation = generation
         self.echo = echo
-        self.markers: Markers | None = None  # takes its reasoning out, if the model marks it
+        self.markers: Markers | None = None  # takes its reasoning and its calls out, if there may be any
+        self.marks: Mapping[int, str] = {}  # control tokens that these look at
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
 
     def cancel(self) -> None:
@@ -555,17 +583,22 @@ class _NativeReply(Reply):
         infos = () if info is None else (info,)
         if answer.markers is None:
             return [Delta(answer.index, token.text, infos, finish)]
-        deltas = self._separated(answer.index, answer.markers, token, infos)
-        return deltas if finish is None else [*deltas, Delta(answer.index, "", (), finish)]
+        deltas = self._separated(answer, answer.markers, token, infos)
+        if finish is None:
+            return deltas
+        called = isinstance(answer.markers.separator, CallSeparator) and answer.markers.separator.n_calls > 0
+        return [*deltas, Delta(answer.index, "", (), "tool_calls" if called and finish == "stop" else finish)]
 
-    def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
-        """The event's text, taken apart into reasoning and content."""
-        mark = self._loaded.mark_of(token)
+    def _separated(self, answer: _Answer, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
+        """The event's text, taken apart into reasoning, content and calls."""
+        mark = answer.marks.get(token.id)
         generated = self._loaded.text_of(token) if markers.needs_text and mark is None and token.id >= 0 else ""
         pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
         if token.finish_reason is not None:
+            if isinstance(markers.separator, CallSeparator):
+                markers.separator.complete = token.finish_reason == "stop"
             pieces += markers.finish()
-        return [Delta(index, piece.text, piece.tokens, None, piece.reasoning) for piece in pieces]
+        return [Delta(answer.index, piece.text, piece.tokens, None, piece.reasoning, piece.call) for piece in pieces]
 
     def _remaining(self, wait_seconds: float) -> float:
         if self._deadline is None:
@@ -626,10 +659,6 @@ def _modified_at(path: Path) -> int:
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:
     """One sentence about the first thing that a request asks for and this backend does not do."""
     wants = (
-        ("tools", bool(request.tools) and request.tool_choice != "none", "tool calling"),
-        ("tool_choice", request.tool_choice not in (None, "none", "auto"), "tool calling"),
-        ("functions", bool(request.functions) and request.function_call != "none", "function calling"),
-        ("function_call", request.function_call not in (None, "none", "auto"), "function calling"),
         (
             "response_format",
             request.response_format is not None and request.response_format.type != "text",
