@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from secrets import randbits
@@ -20,9 +21,10 @@ from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
 from ..prompting.reasoning import Format, Markers, Separator, Spelled, detect, separator
+from ..prompting.structured import Constraint, Grammar, Structured, json_rule, lark_grammar, reasoning_prefix, request_grammar
 from ..prompting.template import ChatTemplate
 from ..prompting.tools import Format as ToolFormat
-from ..prompting.tools import Offer, offer
+from ..prompting.tools import Offer, grammar, offer
 from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
@@ -175,6 +177,7 @@ class NativeBackend:
     def chat(self, request: ChatCompletionRequest) -> Reply:
         _refuse_unsupported(request)
         offered = offer(request)
+        form = request_grammar(request)
         messages = template_messages(request.messages)
         loaded = self._model(request.model)
         deadline = _deadline(request)
@@ -193,7 +196,8 @@ class NativeBackend:
             n_top = (request.top_logprobs or 0) if request.logprobs else None
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
             markers = [loaded.separate(request, prompt.ids, stop, offered) for _ in range(request.n or 1)]
-            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop)
+            constraints = loaded.constraints(request, prompt, loaded.call_grammar(offered, form), reasons=True)
+            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop, constraints=constraints)
             for answer, taker in zip(answers, markers, strict=True):
                 answer.markers = taker
                 answer.marks = loaded.marks(offered)
@@ -205,6 +209,7 @@ class NativeBackend:
             raise InvalidRequestError("suffix is not supported: local models only continue text at its end", "suffix")
         if request.best_of is not None and request.best_of != n:
             raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
+        grammar = request_grammar(request)
         loaded = self._model(request.model)
         deadline = _deadline(request)
         answers: list[_Answer] = []
@@ -223,9 +228,17 @@ class NativeBackend:
                             n_reply=0 if request.max_tokens == 0 else 1,
                         )
                     )
+                constraints = [loaded.constraints(request, prompt, grammar) for prompt in prompts]
                 for position, prompt in enumerate(prompts):
                     echo = loaded.echo(request, request.prompts[position], prompt.ids) if request.echo else None
-                    answers += loaded.start(request, prompt, request.logprobs, first_index=position * n, echo=echo)
+                    answers += loaded.start(
+                        request,
+                        prompt,
+                        request.logprobs,
+                        first_index=position * n,
+                        echo=echo,
+                        constraints=constraints[position],
+                    )
         except BaseException:
             for answer in answers:
                 answer.close()
@@ -255,6 +268,7 @@ class _LoadedModel:
         self._marks: dict[int, str] = {}  # control tokens that belong to the format
         self._tool_format: ToolFormat | None = None
         self._tool_marks: dict[int, str] = {}  # the same, of the format of calls
+        self._structured: Structured | None = None
 
     @contextmanager
     def in_use(self) -> Iterator[Model | LlamaModel]:
@@ -336,12 +350,57 @@ class _LoadedModel:
             return None
         inner: Separator = Spelled()
         if self._format is not None and request.reasoning_format != "none":
-            end = b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
-            inner = separator(self._format, end)
+            inner = separator(self._format, self._prompt_end(ids))
         if offered is None or self._tool_format is None:
             return Markers(inner, stop)
         parser = CallParser(self._tool_format, offered.schemas, single=offered.single)
         return Markers(CallSeparator(inner, parser, tuple(self._marks.values())), stop)
+
+    @property
+    def structured(self) -> Structured:
+        """What makes grammars of this model's vocabulary. Raises MissingExtraError. Call inside `in_use`."""
+        with self._encoder_lock:
+            if self._structured is None:
+                if not isinstance(self._model, Model):
+                    message = "structured output is not supported: llama.cpp runs this model, and has no masks here"
+                    raise InvalidRequestError(message, "response_format")
+                self._structured = Structured(self._model.tokenizer)
+            return self._structured
+
+    def call_grammar(self, offered: Offer | None, asked: Grammar | None) -> Grammar | None:
+        """The form of an answer that may or must call: `asked` is that of one that does not. Raises InvalidRequestError. Call
+        inside `in_use`."""
+        _ = self.encoder  # which finds the format of calls
+        form = self._tool_format
+        if offered is None or form is None:
+            return asked
+        if asked is not None and not offered.required and not asked.is_json:
+            return asked  # which leaves no room for calls
+        if not offered.needs_grammar(form) and asked is None:
+            return None
+        answer = None if asked is None or offered.required else f"%json {asked.text}"
+        structured = self.structured
+        text = grammar(form, offered, literal=structured.literal, json_rule=partial(json_rule, param="tools"), answer=answer)
+        return lark_grammar(text, param="tools")
+
+    def constraints(
+        self, request: GenerationRequest, prompt: FittedPrompt, grammar: Grammar | None, *, reasons: bool = False
+    ) -> list[Constraint] | None:
+        """One constraint for each of the `n` answers; None if they are free. `reasons`: the model may think before it answers
+        in the form that was asked for. Raises InvalidRequestError. Call inside `in_use`."""
+        limit: int | None = getattr(request, "token_limit", None)
+        if grammar is None or limit == 0:
+            return None
+        _ = self.encoder  # which finds the format of the reasoning
+        structured, prefix = self.structured, None
+        if reasons and self._format is not None:
+            prefix = reasoning_prefix(self._format, self._prompt_end(prompt.ids), structured.marker)
+        room = self._model.context if request.context_policy == "shift" else self._model.context - len(prompt.ids)
+        budget = room if limit is None else min(room, limit)
+        return [structured.constraint(grammar, budget=budget, prefix=prefix) for _ in range(request.n or 1)]
+
+    def _prompt_end(self, ids: Sequence[int]) -> str:
+        return b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
 
     @cached_property
     def n_vocab(self) -> int:
@@ -397,6 +456,7 @@ class _LoadedModel:
         first_index: int,
         echo: Delta | None = None,
         stop: Sequence[str] = (),
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[_Answer]:
         """Submits the `n` answers to one prompt; they run side by side, in one batch."""
         sampling = self._sampling(request, n_top)
@@ -415,8 +475,9 @@ class _LoadedModel:
                         context_policy=request.context_policy,
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
                         speculation=self._speculation,
+                        **({} if constraints is None else {"constrained": True}),
                     )
-                answers.append(_Answer(first_index + offset, generation, echo))
+                answers.append(_Answer(first_index + offset, generation, echo, constraints[offset] if constraints else None))
         except BaseException:
             for answer in answers:
                 answer.close()
@@ -488,13 +549,38 @@ class _LoadedModel:
 class _Answer:
     """One of the answers of a reply: what is echoed first, and the generation that follows, if any."""
 
-    def __init__(self, index: int, generation: Generation | LlamaGeneration | None, echo: Delta | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        generation: Generation | LlamaGeneration | None,
+        echo: Delta | None,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.index = index
         self.generation = generation
         self.echo = echo
+        self.constraint = constraint
         self.markers: Markers | None = None  # takes its reasoning and its calls out, if there may be any
         self.marks: Mapping[int, str] = {}  # control tokens that these look at
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
+        self._allow()
+
+    def follow(self, token: Token) -> Token:
+        """Tells the constraint of a token, and the engine at once what may come after it; computing goes on meanwhile. An
+        answer that is whole when its limit is reached has not been cut."""
+        constraint = self.constraint
+        if constraint is None or token.id < 0 or token.finish_reason not in (None, "length"):
+            return token
+        constraint.accept(token.id)
+        if token.finish_reason is None:
+            self._allow()
+        elif constraint.complete:
+            return replace(token, finish_reason="stop")
+        return token
+
+    def _allow(self) -> None:
+        if self.constraint is not None and isinstance(self.generation, Generation):
+            self.generation.set_mask(self.constraint.mask())
 
     def cancel(self) -> None:
         with self._lock:
@@ -574,6 +660,7 @@ class _NativeReply(Reply):
             raise RequestCancelledError("the request was cancelled") from None
         if token is None:
             return None
+        token = answer.follow(token)
         finish = token.finish_reason
         if finish == "cancelled":
             raise RequestCancelledError("the request was cancelled, or its client was closed")
@@ -659,11 +746,6 @@ def _modified_at(path: Path) -> int:
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:
     """One sentence about the first thing that a request asks for and this backend does not do."""
     wants = (
-        (
-            "response_format",
-            request.response_format is not None and request.response_format.type != "text",
-            "structured output",
-        ),
         ("modalities", "audio" in (request.modalities or ()), "speech output"),
         ("audio", request.audio is not None, "speech output"),
         ("prediction", request.prediction is not None, "predicted output"),

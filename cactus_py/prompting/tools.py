@@ -47,6 +47,10 @@ class Offer:
     single: bool = False  # only one call
     strict: frozenset[str] = frozenset()  # whose arguments must satisfy their schema even where a call is the model's choice
 
+    def needs_grammar(self, form: Format) -> bool:
+        """Whether the answer is not left to the model. A call without a start cannot be told from text in time."""
+        return self.required or (bool(self.strict) and bool(form.start))
+
 
 def offer(request: ChatCompletionRequest) -> Offer | None:
     """What the request offers; None if nothing may be called. Raises InvalidRequestError where its fields disagree."""
@@ -496,12 +500,13 @@ def grammar(
     *,
     literal: Callable[[str], str],
     json_rule: Callable[[dict[str, Any]], str],
-) -> str | None:
+    answer: str | None = None,
+) -> str:
     """Lark text (llguidance's) of what an answer may be: calls that satisfy their schemas, or, where a call is the model's
-    choice, any text, in which calls of strict tools satisfy theirs; None if that needs no grammar, or the form has no start to
-    tell a call by. `literal`: a text, maybe a control token, as a Lark expression; `json_rule`: a JSON schema as one.
+    choice, also `answer`, a Lark expression, or any text, in which calls of strict tools satisfy theirs. `literal`: a text,
+    maybe a control token, as a Lark expression; `json_rule`: a JSON schema as one.
     """
-    return _Writer(form, offered, literal, json_rule).text()
+    return _Writer(form, offered, literal, json_rule).text(answer)
 
 
 def is_plain(schema: Any) -> bool:
@@ -557,10 +562,8 @@ class _Writer:
         self._json_rule = json_rule
         self._rules: list[str] = []
 
-    def text(self) -> str | None:
+    def text(self, answer: str | None) -> str:
         form, offered = self._form, self._offered
-        if not offered.required and (not offered.strict or not form.start):
-            return None
         items = [self._item(i, name) for i, name in enumerate(offered.schemas)]
         self._rule("item", " | ".join(items))
         opening, closing = form.start, self._ending(form.end)
@@ -575,10 +578,13 @@ class _Writer:
         else:
             body, n_blocks = f"item {closing}", most
             joint = "\n" if form.end.startswith("\n") or not form.start else ""
-        if offered.required:
+        if offered.required or answer is not None:
             self._rule("call", f"{self._marked(opening)} {body}")
             again = f" ({self._marked(joint)} call){{0,{n_blocks - 1}}}" if n_blocks > 1 else ""
-            self._rule("start", f"{self._marked(form.wrap[0])} call{again} {self._marked(self._ending_text(form.wrap[1]))}")
+            self._rule("calls", f"{self._marked(form.wrap[0])} call{again} {self._marked(form.wrap[1])}")
+            if answer is not None:
+                self._rules.append(f"answer: {answer}")
+            self._rule("start", "calls" if answer is None else "calls | answer")
             return "\n".join(["%llguidance {}", *reversed(self._rules)])
         trigger, rest = self._trigger(opening)
         self._rules.append("TEXT: /(.|\\n)*/")
@@ -615,9 +621,6 @@ class _Writer:
             rest.insert(0, first[len(first.rstrip()) :])
             first = first.rstrip()
         return self._literal(first), " ".join(map(self._literal, rest))
-
-    def _ending_text(self, text: str) -> str:
-        return text.rstrip()
 
     def _ending(self, text: str) -> str:
         """The closing marker. gpt-oss ends its turn with it: the engine sees an end, whatever the grammar says."""

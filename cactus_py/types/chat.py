@@ -265,13 +265,6 @@ ChatMessage = Annotated[
 # ---- request -----------------------------------------------------------------------------------------------------------
 
 
-class ResponseFormat(RequestModel):
-    """What form the answer shall have."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
-
-
 class ChatCompletionRequest(GenerationRequest):
     """A conversation to be continued."""
 
@@ -287,7 +280,6 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: StrictBool | None = None
     functions: list[FunctionDefinition] | None = None
     function_call: Literal["none", "auto"] | dict[str, Any] | None = None
-    response_format: ResponseFormat | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
