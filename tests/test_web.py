@@ -544,11 +544,13 @@ def test_microphone(page: Page) -> None:
 
 
 @needs_browser
-def test_a_real_model(driver: Any, smollm2_path: Path) -> None:
-    client = AsyncClient(str(smollm2_path), threads=1)
+def test_a_real_model(driver: Any, smollm2_path: Path, weights_home: Path) -> None:
+    client = AsyncClient("smollm2-135m-instruct", home=weights_home, threads=1)
     with serving(Host(client, scripts=False)) as host:
         page = Page(driver, host)
+        page.choose("smollm2-135m-instruct")
         page.one("#settings-open").click()
+        page.one("#system").send_keys("You are a helpful assistant.")
         page.one("#temperature").send_keys("0")
         page.one("#max_tokens").send_keys("24")
         page.one("#settings").send_keys(Keys.ESCAPE)
@@ -558,5 +560,6 @@ def test_a_real_model(driver: Any, smollm2_path: Path) -> None:
         assert "Paris" in answer.find_element(By.CSS_SELECTOR, ".answer").text
         facts = answer.find_element(By.CSS_SELECTOR, ".about").text
         assert "local" in facts and "tokens/s" in facts and "first token" in facts
+        page.until(lambda: page.text("#live-queue") == "0 running" and page.text("#live-kv-text") == "0 %")
         assert page.problems() == []
     client._core.close()

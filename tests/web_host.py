@@ -104,6 +104,8 @@ class Host:
         return JSONResponse({"object": "list", "data": [*(_CARDS if self.scripts else []), *cards]})
 
     async def _stats(self) -> Response:
+        if self.client is not None:
+            return JSONResponse(self.metrics.stats(self.client._core.backend.activity()))
         self.generated += 40 if self.generated % 3 else 55
         names = ("running", "waiting", "prompt_tokens", "cached_tokens", "drafted_tokens", "accepted_tokens", "preemptions")
         fields = {name: 0 for name in (*names, "evicted_pages")}
