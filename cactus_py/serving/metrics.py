@@ -76,8 +76,8 @@ SECONDS = (
     *(round(step * 10.0**power, 9) for power in range(-3, 2) for step in _RAMP),
     *(100.0, 150.0, 250.0, 400.0, 600.0),
 )
-"""Bounds of all latencies, 0.4 ms to 10 minutes. Each is at most 1.67 times the one before: a quantile that is read from them is
-less than that factor from the truth."""
+"""Bounds of all latencies, 0.4 ms to 10 minutes. Each is at most 1.67 times the one before: a quantile that is read from them
+is less than that factor from the truth."""
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 """Bounds of confidences."""
 
