@@ -171,6 +171,14 @@ def test_requests_cannot_make_labels() -> None:
     assert len(named) == MAX_MODELS and "known-150" not in named
 
 
+def test_requests_that_name_no_model() -> None:
+    metrics = Metrics()
+    metrics.begin("/v1/models").end(200)
+    found = samples(metrics)
+    assert found["cactus_requests_total", "models", "none", "200"] == 1
+    assert not [key for key in found if key[0].startswith("cactus_time_to_first")]  # nothing was timed
+
+
 def test_the_model_that_answers_is_the_label() -> None:
     metrics = Metrics()
     span = metrics.begin(CHAT, "somebody/else")

@@ -45,6 +45,8 @@ ENDPOINTS = {
 """Values of the label `endpoint` by path; everything else is "other"."""
 
 OTHER = "other"
+NONE = "none"
+"""The model of requests that name none, such as those for the list of models."""
 MAX_MODELS = 100
 """Names of models that become labels; those after them are "other"."""
 MAX_KINDS = 64
@@ -272,12 +274,10 @@ class Metrics:
 
     def _by_model(self, name: str | None) -> tuple[str, _ByModel]:
         """The label and the numbers of a model. With the lock held."""
-        found = self._models.get(name) if name is not None else None
-        if name is not None and found is not None:
-            return name, found
-        if OTHER not in self._models:
-            self._models[OTHER] = _ByModel()
-        return OTHER, self._models[OTHER]
+        label = NONE if name is None else name if name in self._models else OTHER
+        if label not in self._models:
+            self._models[label] = _ByModel()
+        return label, self._models[label]
 
 
 class Span:
@@ -453,7 +453,8 @@ class _Families:
             histogram = HistogramMetricFamily(name, text, labels=["model"])
             for label, model in models.items():
                 one: _Histogram = getattr(model, field)
-                histogram.add_metric([label], one.buckets(), one.total)
+                if label not in (NONE, OTHER) or any(one.counts):
+                    histogram.add_metric([label], one.buckets(), one.total)
             yield histogram
 
         text = "Time from a request's arrival to the end of its answer; requests that succeeded."
