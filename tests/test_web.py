@@ -1,6 +1,6 @@
 """The page at `/` in a real browser: headless Chromium against a server of this machine.
 
-What the page shows is compared with what the server was told to say (`web_host`), and once with a model that really runs.
+What the page shows is compared with what the server was told to say (`web_host`), and once the real server says it.
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,7 +33,6 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from web_host import HOSTILE, KEY, Host, serving
 
-from cactus_py import AsyncClient
 from cactus_py.serving import web
 
 CHROMIUM = next((path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None)
@@ -43,7 +46,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="c
 class Page:
     """One tab."""
 
-    def __init__(self, driver: Any, host: Host) -> None:
+    def __init__(self, driver: Any, host: Any) -> None:
         self.driver = driver
         self.host = host
         driver.get(host.url)
@@ -107,7 +110,7 @@ def driver() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def scripted() -> Iterator[Host]:
-    with serving(Host(None)) as host:
+    with serving(Host()) as host:
         yield host
 
 
@@ -196,6 +199,7 @@ def test_an_answer(page: Page) -> None:
     assert page.host.chats[-1] == {
         "model": "script",
         "messages": [{"role": "user", "content": "How do cacti store water?"}],
+        "temperature": 0.7,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -216,7 +220,8 @@ def test_reasoning_is_folded(page: Page) -> None:
 def test_turns_settings_and_another_answer(page: Page) -> None:
     page.one("#settings-open").click()
     page.one("#system").send_keys("Be brief.")
-    page.one("#temperature").send_keys("0.7")
+    page.one("#temperature").clear()
+    page.one("#top_p").send_keys("0.7")
     page.one("#max_tokens").send_keys("64")
     page.one("#settings").send_keys(Keys.ESCAPE)
     page.until(lambda: not page.one("#settings").is_displayed())
@@ -226,7 +231,7 @@ def test_turns_settings_and_another_answer(page: Page) -> None:
     page.answered()
     sent = page.host.chats[-1]
     assert [message["role"] for message in sent["messages"]] == ["system", "user", "assistant", "user"]
-    assert (sent["temperature"], sent["max_tokens"]) == (0.7, 64)
+    assert (sent["top_p"], sent["max_tokens"]) == (0.7, 64) and "temperature" not in sent
     page.one(".message.last .again").click()
     page.until(lambda: len(page.host.chats) == 3)
     page.answered()
@@ -240,6 +245,7 @@ def test_turns_settings_and_another_answer(page: Page) -> None:
 @needs_browser
 def test_a_setting_out_of_range_is_said(page: Page) -> None:
     page.one("#settings-open").click()
+    page.one("#temperature").clear()
     page.one("#temperature").send_keys("9")
     page.one("#settings").send_keys(Keys.ESCAPE)
     page.until(lambda: not page.one("#settings").is_displayed())
@@ -446,7 +452,7 @@ def test_live_view(page: Page) -> None:
 
 @needs_browser
 def test_a_server_that_wants_a_key(driver: Any) -> None:
-    with serving(Host(None, key=KEY)) as host:
+    with serving(Host(key=KEY)) as host:
         page = Page(driver, host)
         page.until(lambda: page.one("#settings").is_displayed())
         assert page.text("#notice").startswith("This server wants an API key")
@@ -540,23 +546,52 @@ def test_microphone(page: Page) -> None:
     assert len(page.host.sounds) == 2
 
 
-# ---- a model that really runs ----------------------------------------------------------------------------------------------
+# ---- the real server -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def real_url(smollm2_path: Path, weights_home: Path) -> Iterator[str]:
+    """`cactus-py serve` in a process of its own, with the models of the store."""
+    pytest.importorskip("cactus_py.serving.app", reason="this tree has no server")
+    command = [sys.executable, "-c", "from cactus_py.cli import main; main()", "serve", "--port", "0", "--json", "--quiet"]
+    environment = {**os.environ, "CACTUS_PY_HOME": str(weights_home), "CACTUS_PY_THREADS": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            yield json.loads(server.stdout.readline())["url"]
+        finally:
+            server.terminate()
+            server.wait(WAIT_S)
 
 
 @needs_browser
-def test_a_real_model(driver: Any, smollm2_path: Path) -> None:
-    client = AsyncClient(str(smollm2_path), threads=1)
-    with serving(Host(client, scripts=False)) as host:
-        page = Page(driver, host)
-        page.one("#settings-open").click()
-        page.one("#temperature").send_keys("0")
-        page.one("#max_tokens").send_keys("24")
-        page.one("#settings").send_keys(Keys.ESCAPE)
-        page.until(lambda: not page.one("#settings").is_displayed())
-        page.ask("What is the capital of France?")
-        answer = page.answered()
-        assert "Paris" in answer.find_element(By.CSS_SELECTOR, ".answer").text
-        facts = answer.find_element(By.CSS_SELECTOR, ".about").text
-        assert "local" in facts and "tokens/s" in facts and "first token" in facts
-        assert page.problems() == []
-    client._core.close()
+def test_the_real_server(driver: Any, real_url: str) -> None:
+    driver.get("about:blank")
+    driver.get_log("browser")
+    driver.get_log("performance")
+    page = Page(driver, SimpleNamespace(url=real_url))
+    page.choose("smollm2-135m-instruct")
+    page.one("#settings-open").click()
+    page.one("#system").send_keys("You are a helpful assistant.")
+    page.one("#temperature").clear()
+    page.one("#temperature").send_keys("0")
+    page.one("#settings").send_keys(Keys.ESCAPE)
+    page.until(lambda: not page.one("#settings").is_displayed())
+    assert not page.one("#attach-audio").is_displayed() and not page.one("#attach-image").is_displayed()
+    page.ask("What is the capital of France?")
+    answer = page.answered()
+    assert "Paris" in answer.find_element(By.CSS_SELECTOR, ".answer").text
+    facts = answer.find_element(By.CSS_SELECTOR, ".about").text
+    assert "smollm2-135m-instruct" in facts and "local" in facts and "tokens/s" in facts and "first token" in facts
+
+    page.ask("Write a very long story about the sea.")
+    page.until(lambda: len(page.text(".message.last .answer")) > 40)
+    page.until(lambda: page.text("#live-queue") == "1 running" and float(page.text("#live-rate")) > 0)
+    assert page.text("#live-kv-text") != "0 %"
+    page.one("#stop").click()
+    assert "stopped" in page.answered().text
+    page.until(lambda: page.text("#live-queue") == "0 running" and page.text("#live-kv-text") == "0 %")  # its pages are free
+
+    assert page.run("const made = document.createElement('p'); try { made.innerHTML = 'x'; return 1 } catch { return 0 }") == 0
+    assert [line for line in page.problems() if "Trusted" not in line] == []
+    assert {"/".join(url.split("/")[:3]) for url in page.requests() if url.startswith("http")} == {real_url}
