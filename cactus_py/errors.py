@@ -9,6 +9,7 @@ CactusError
 ├── OutOfMemoryError          memory could not be had (also MemoryError)
 ├── RequestCancelledError     the request was cancelled, or its client or engine was closed
 ├── RequestTimeoutError       nothing happened within the time given (also TimeoutError)
+├── OverloadedError           too many requests wait already; try again later
 ├── EngineError               a defect inside the engine: please report it
 ├── UnknownModelError         neither a name in the catalog, nor an installed model, nor a file
 ├── DownloadError             a model could not be fetched from any of its sources
@@ -38,6 +39,7 @@ __all__ = [
     "ModelFileError",
     "ModelFormatError",
     "OutOfMemoryError",
+    "OverloadedError",
     "RequestCancelledError",
     "RequestTimeoutError",
     "StoreError",
@@ -112,6 +114,17 @@ class RequestCancelledError(CactusError):
 
 class RequestTimeoutError(CactusError, TimeoutError):
     """Nothing happened within the time given; the same request may succeed later."""
+
+
+class OverloadedError(CactusError):
+    """Too many requests wait already. `retry_after_s`: seconds after which it is worth to try again."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        return type(self), (str(self), self.retry_after_s)
 
 
 class EngineError(CactusError):

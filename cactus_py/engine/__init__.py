@@ -10,13 +10,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import _ffi
-from .model import Generation, GenerationStats, MemoryInfo, Model, ModelInfo, Token
+from .model import EngineActivity, Generation, GenerationStats, MemoryInfo, Model, ModelInfo, Token
 from .quantize import QuantizeProgress, QuantizeResult, quantize, quantize_recipes, quantize_types
 from .support import Architecture, TensorType, architectures, tensor_types
 from .tokenizer import Tokenizer, TokenizerInfo
 
 __all__ = [
     "Architecture",
+    "EngineActivity",
     "Generation",
     "GenerationStats",
     "MemoryInfo",

@@ -23,6 +23,7 @@ _EXCEPTIONS: dict[int, type[errors.CactusError]] = {
     8: errors.RequestTimeoutError,
     9: errors.EngineError,
     10: errors.EngineError,
+    11: errors.OverloadedError,
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from cactus_py.errors import EngineError, InvalidRequestError
+from cactus_py.errors import CactusError, EngineError, InvalidRequestError
 
 from . import _ffi, _status
 from .tokenizer import Tokenizer, TokenizerInfo, id_array, path_bytes
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 ContextPolicy = Literal["error", "shift"]
 
 _KV_TYPES = {"auto": 0, "f16": 1, "f32": 2, "i8": 3}
-_FINISH: dict[int, FinishReason | None] = {0: None, 1: "stop", 2: "length", 3: "cancelled"}
+_FINISH: dict[int, FinishReason | None] = {0: None, 1: "stop", 2: "length", 3: "cancelled", 4: "timeout"}
 _POLICIES = {"error": 0, "shift": 1}
 _POLL_MS = 200  # how long a wait may keep the interpreter from seeing Ctrl-C
 
@@ -36,7 +36,7 @@ class Token:
     `text` is what the event adds to the answer: whole characters, possibly none. `logprob` (natural log), `entropy` (nats) and
     `margin` (best score minus second best) belong to the model's own distribution, before temperature, penalties and bias;
     `top` holds (id, logprob) of the best alternatives. `finish_reason` is set on the last event: "stop" (an end token, whose
-    id is reported with empty text, or a stop string), "length" or "cancelled". An `id` of -1: the event has no token.
+    id is reported with empty text, or a stop string), "length", "cancelled" or "timeout". Where `id` is -1, there is no token.
     """
 
     id: int
@@ -62,6 +62,32 @@ class GenerationStats:
     """tokens computed ahead of their turn by speculation"""
     accepted_tokens: int = 0
     """of them, those that were then chosen"""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineActivity:
+    """What an engine does now, and what it has done since the model was loaded."""
+
+    running: int
+    """requests that are being computed"""
+    waiting: int
+    """requests that have not begun"""
+    kv_pages: int
+    """pages that there may be for keys and values"""
+    kv_pages_used: int
+    """of them, those that running requests use"""
+    kv_pages_cached: int
+    """prefixes that no request uses now, kept for the next one"""
+    prompt_tokens: int
+    cached_tokens: int
+    """of the prompts' tokens, those that were found in memory"""
+    generated_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    preemptions: int
+    """times that a request gave its memory to an older one and was read again"""
+    evicted_pages: int
+    """pages of prefixes that went because memory was wanted"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +216,7 @@ class Generation(_NotCopied):
         self._lock = threading.Lock()  # held while C uses the handle, so that close does not free it under a wait
         self._cancel_lock = threading.Lock()  # the same for cancel, which must not wait for a wait
         self._finished = False
+        self._failure: CactusError | None = None
         self._stats: GenerationStats | None = None
 
     def wait(self, timeout_s: float | None = None) -> Token | None:
@@ -207,6 +234,9 @@ class Generation(_NotCopied):
         milliseconds = max(0, min(int(timeout_s * 1000), 2**31 - 1))
         raw, error = ffi.new("cactus_token *"), _status.new_error()
         with self._lock:
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
             if self._finished or self._handle is None:
                 raise StopIteration
             status = lib.cactus_request_next(self._handle, milliseconds, raw, error)
@@ -230,6 +260,60 @@ class Generation(_NotCopied):
             if token.finish_reason is not None:
                 self._finished = True
             return token
+
+    def drain(self, timeout_s: float | None = None) -> list[Token]:
+        """All events that are there; if there is none, the next one. Empty when `timeout_s` passed, or after the last event.
+
+        Raises the engine's error when the generation failed.
+        """
+        tokens: list[Token] = []
+        try:
+            while (token := self.wait(0 if tokens else timeout_s)) is not None:
+                tokens.append(token)
+        except StopIteration:
+            pass
+        except CactusError as error:
+            if not tokens:
+                raise
+            self._failure = error  # for the next call: what came before it counts
+        return tokens
+
+    def wait_end(self, timeout_s: float | None = None) -> bool:
+        """Waits until the generation has ended, without being woken for every token; its events can be fetched afterwards.
+        False when `timeout_s` passed first.
+        """
+        _, lib = _ffi.load()
+        left = math.inf if timeout_s is None else timeout_s
+        while True:
+            error = _status.new_error()
+            slice_ms = max(0, min(math.ceil(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
+            with self._lock:
+                if self._finished or self._handle is None:
+                    return True
+                status = lib.cactus_request_wait(self._handle, slice_ms, error)
+            if status == _status.OK:
+                return True
+            if status != _status.TIMEOUT:
+                _status.check(status, error)
+            left -= slice_ms / 1000
+            if left <= 0:
+                return False
+
+    def set_mask(self, mask: NDArray[Any] | None) -> None:
+        """Says which tokens may come next in a `constrained` generation: 32-bit integers [vocabulary / 32, rounded up],
+        bit i % 32 of element i // 32 allows token i; None allows all. One for each token: the first at any time, the next once
+        the token was delivered. Its scores are computed meanwhile, and nothing else waits. May be called from any thread.
+        """
+        ffi, lib = _ffi.load()
+        words, n = ffi.NULL, 0
+        if mask is not None:
+            if mask.ndim != 1 or mask.dtype.itemsize != 4 or not mask.flags.c_contiguous:
+                raise InvalidRequestError("a mask is a contiguous array of 32-bit integers")
+            words, n = ffi.cast("uint32_t const *", mask.ctypes.data), mask.size
+        error = _status.new_error()
+        with self._cancel_lock:
+            if self._handle is not None:
+                _status.check(lib.cactus_request_set_mask(self._handle, words, n, error), error)
 
     def __iter__(self) -> Generation:
         return self
@@ -321,6 +405,8 @@ class Model(_NotCopied):
         kv_memory: int | None = None,
         batch: int | None = None,
         kernels: str | None = None,
+        max_waiting: int | None = None,
+        share_prefixes: bool = True,
     ) -> Model:
         """Maps a GGUF file (of a split model the first part) and starts an engine for it.
 
@@ -328,7 +414,9 @@ class Model(_NotCopied):
         kv_type: keys and values as "f16", "f32" or "i8" (8 bits and a scale for each 32 elements, 9/16 of f16's memory); "auto"
         is f16, and f32 for models with float weights. kv_memory: bytes for the keys and values of all sequences together.
         batch: tokens computed in one step at most, None for 512. kernels: name of a kernel set, None for the environment's
-        CACTUS_PY_KERNELS or the best.
+        CACTUS_PY_KERNELS or the best. max_waiting: requests that may wait for their turn; one more raises OverloadedError; None
+        for no limit. share_prefixes: prompts that begin like earlier ones find what was computed for those, as long as there is
+        memory for it.
 
         Raises ModelFileError, ModelFormatError, UnsupportedModelError, InvalidRequestError or OutOfMemoryError.
         """
@@ -348,6 +436,9 @@ class Model(_NotCopied):
             if isinstance(kv_memory, bool) or not isinstance(kv_memory, (int, float)) or not 0 < kv_memory < 2**63:
                 raise InvalidRequestError(f"kv_memory is {kv_memory!r}; it must be a positive number of bytes", "kv_memory")
             params.kv_memory_bytes = int(kv_memory)
+        if max_waiting is not None:
+            params.max_waiting = _number("max_waiting", max_waiting, int)
+        params.no_prefixes = not share_prefixes
         params.kv_type = _KV_TYPES[kv_type]
         kernels_text = ffi.new("char[]", kernels.encode()) if kernels else ffi.NULL
         params.kernels = kernels_text
@@ -469,6 +560,9 @@ class Model(_NotCopied):
         context_policy: ContextPolicy = "error",
         keep: int = 0,
         speculation: int = 0,
+        constrained: bool = False,
+        timeout_s: float | None = None,
+        share_prefix: bool = True,
     ) -> Generation:
         """Starts a generation after the prompt `ids` and returns it; iterate over it for tokens.
 
@@ -478,8 +572,11 @@ class Model(_NotCopied):
         long and ends with "length" when the context is full; "shift" keeps the first `keep` tokens and the newest.
         speculation: most tokens (0 to 16) drafted in a step: what followed the newest tokens where they occurred before is
         computed ahead, and stands if it is then chosen. The result is the same; where a text repeats itself it comes sooner.
+        constrained: every token waits for `Generation.set_mask`. timeout_s: the generation ends with "timeout" so many seconds
+        after this call, also if it has not begun. share_prefix: whether pages that hold the beginning of the prompt already are
+        used, and left for others.
 
-        Raises InvalidRequestError or ContextLengthError before anything is computed.
+        Raises InvalidRequestError, ContextLengthError or OverloadedError before anything is computed.
         """
         ffi, lib = _ffi.load()
         params, out, error = ffi.new("cactus_request_params *"), ffi.new("cactus_request **"), _status.new_error()
@@ -509,9 +606,40 @@ class Model(_NotCopied):
         params.context_policy = _POLICIES[context_policy]
         params.n_keep = _number("keep", keep, int)
         params.speculation = _number("speculation", speculation, int)
+        params.constrained, params.no_prefixes = bool(constrained), not share_prefix
+        if timeout_s is not None:
+            if not timeout_s > 0:
+                raise InvalidRequestError(f"timeout_s is {timeout_s}; it must be positive", "timeout")
+            params.timeout_ms = max(1, min(int(timeout_s * 1000), 2**31 - 1)) if timeout_s < math.inf else 0
         with self._in_use() as engine:
             _status.check(lib.cactus_request_submit(engine, params, out, error), error)
         return Generation(self, out[0])
+
+    # ---- what was read before ----
+
+    def save_prefixes(self, path: str | os.PathLike[str], key: bytes) -> int:
+        """Writes what the engine has read and still keeps to a file, for `load_prefixes` of a later process; returns how many
+        tokens. `key`: 1 to 64 bytes that name the model, say its hash. Generations go on meanwhile. Raises ModelFileError if
+        the file cannot be written.
+        """
+        return self._prefixes("cactus_engine_save_prefixes", path, key)
+
+    def load_prefixes(self, path: str | os.PathLike[str], key: bytes) -> int:
+        """Takes back what `save_prefixes` wrote, as far as memory allows; returns how many tokens are there now. Raises
+        ModelFileError if there is no such file, ModelFormatError if it is damaged or was saved under another key, by another
+        version, or with another kind of keys and values.
+        """
+        return self._prefixes("cactus_engine_load_prefixes", path, key)
+
+    def _prefixes(self, function: str, path: str | os.PathLike[str], key: bytes) -> int:
+        ffi, lib = _ffi.load()
+        n_tokens, error = ffi.new("uint64_t *"), _status.new_error()
+        with self._in_use() as engine:
+            status = getattr(lib, function)(
+                engine, path_bytes(path), ffi.from_buffer("uint8_t[]", key), len(key), n_tokens, error
+            )
+            _status.check(status, error)
+        return int(n_tokens[0])
 
     # ---- description ----
 
@@ -549,6 +677,24 @@ class Model(_NotCopied):
             kv_page_tokens=engine.kv_page_tokens,
             kv_pages=engine.n_kv_pages,
             kv_pages_used=engine.n_kv_pages_used,
+        )
+
+    def activity(self) -> EngineActivity:
+        """What the engine does now, and what it has done."""
+        raw = self._engine_info()
+        return EngineActivity(
+            running=raw.n_running,
+            waiting=raw.n_waiting,
+            kv_pages=raw.n_kv_pages,
+            kv_pages_used=raw.n_kv_pages_used,
+            kv_pages_cached=raw.n_kv_pages_cached,
+            prompt_tokens=raw.n_prompt,
+            cached_tokens=raw.n_prompt_cached,
+            generated_tokens=raw.n_generated,
+            drafted_tokens=raw.n_drafted,
+            accepted_tokens=raw.n_accepted,
+            preemptions=raw.n_preempted,
+            evicted_pages=raw.n_evicted,
         )
 
     @property

@@ -1,5 +1,5 @@
 /* request.c: the event queue of a request, and its public functions except submission (engine.c). */
-#include "engine/request.h"
+#include "engine/engine.h"
 
 #include <errno.h>
 #include <string.h>
@@ -79,7 +79,7 @@ bool ct_request_emit(cactus_request *r, const ct_choice *choice, cactus_finish f
     }
     pthread_mutex_lock(&r->mutex);
     ok = queue_event(r, choice, finish, text, n_text);
-    pthread_cond_signal(&r->ready);
+    if (!r->only_end) pthread_cond_signal(&r->ready);
     pthread_mutex_unlock(&r->mutex);
     return ok;
 }
@@ -88,6 +88,7 @@ void ct_request_end(cactus_request *r, const cactus_error *failure)
 {
     pthread_mutex_lock(&r->mutex);
     r->ended = true;
+    r->engine = NULL;
     if (failure != NULL) r->failure = *failure;
     pthread_cond_broadcast(&r->ready);
     pthread_mutex_unlock(&r->mutex);
@@ -107,6 +108,9 @@ void ct_request_unref(cactus_request *r)
     ct_free(r->shown_text);
     ct_free(r->tokens);
     ct_free(r->pages);
+    ct_free(r->held);
+    ct_free(r->mask);
+    ct_free(r->next_mask);
     ct_lookup_free(&r->lookup);
     ct_sampler_free(r->sampler);
     ct_text_free(&r->assembler);
@@ -132,9 +136,9 @@ static cactus_status show_event(cactus_request *r, cactus_token *token, cactus_e
     return CACTUS_OK;
 }
 
-cactus_status cactus_request_next(cactus_request *r, int32_t timeout_ms, cactus_token *token, cactus_error *err)
+/* Waits until there is an event, or (only_end) the last one. False after timeout_ms (< 0: no limit). Called with the mutex held. */
+static bool wait_for_events(cactus_request *r, int32_t timeout_ms, bool only_end)
 {
-    if (r == NULL || token == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_next needs a request and a place for the token");
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
     if (timeout_ms > 0) {
@@ -142,15 +146,20 @@ cactus_status cactus_request_next(cactus_request *r, int32_t timeout_ms, cactus_
         until.tv_nsec += (long)(timeout_ms % 1000) * 1000000L;
         if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
     }
-    cactus_status status = CACTUS_OK;
-    pthread_mutex_lock(&r->mutex);
-    while (r->next_event == r->n_events && !r->ended && status == CACTUS_OK) {
+    for (;;) {
+        if (r->ended || (!only_end && r->next_event < r->n_events)) return true;
+        if (timeout_ms == 0) return false;
         if (timeout_ms < 0) pthread_cond_wait(&r->ready, &r->mutex);
-        else if (timeout_ms == 0 || pthread_cond_timedwait(&r->ready, &r->mutex, &until) == ETIMEDOUT)
-            status = r->next_event == r->n_events && !r->ended ? CACTUS_ERROR_TIMEOUT : CACTUS_OK;
-        if (timeout_ms == 0) break;
+        else if (pthread_cond_timedwait(&r->ready, &r->mutex, &until) == ETIMEDOUT) timeout_ms = 0;
     }
-    if (status == CACTUS_ERROR_TIMEOUT) ct_fail(err, status, "no token within %d ms", timeout_ms);
+}
+
+cactus_status cactus_request_next(cactus_request *r, int32_t timeout_ms, cactus_token *token, cactus_error *err)
+{
+    if (r == NULL || token == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_next needs a request and a place for the token");
+    cactus_status status;
+    pthread_mutex_lock(&r->mutex);
+    if (!wait_for_events(r, timeout_ms, false)) status = ct_fail(err, CACTUS_ERROR_TIMEOUT, "no token within %d ms", timeout_ms);
     else if (r->next_event < r->n_events) status = show_event(r, token, err);
     else if (r->failure.code != 0) status = ct_fail(err, (cactus_status)r->failure.code, "%s", r->failure.message);
     else status = ct_fail(err, CACTUS_ERROR_FINISHED, "the request has delivered its last event");
@@ -158,9 +167,40 @@ cactus_status cactus_request_next(cactus_request *r, int32_t timeout_ms, cactus_
     return status;
 }
 
+cactus_status cactus_request_wait(cactus_request *r, int32_t timeout_ms, cactus_error *err)
+{
+    if (r == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_wait needs a request");
+    pthread_mutex_lock(&r->mutex);
+    r->only_end = true;
+    bool ended = wait_for_events(r, timeout_ms, true);
+    r->only_end = false;
+    pthread_mutex_unlock(&r->mutex);
+    return ended ? CACTUS_OK : ct_fail(err, CACTUS_ERROR_TIMEOUT, "the request did not end within %d ms", timeout_ms);
+}
+
+cactus_status cactus_request_set_mask(cactus_request *r, const uint32_t *words, size_t n_words, cactus_error *err)
+{
+    if (r == NULL || !r->constrained) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_set_mask needs a request that is constrained");
+    if (words != NULL && n_words != r->mask_words)
+        return ct_fail(err, CACTUS_ERROR_ARGUMENT, "a mask of %zu words was given; the vocabulary needs %zu", n_words, r->mask_words);
+    pthread_mutex_lock(&r->mutex);
+    bool pending = r->mask_ready;
+    if (!pending) {
+        if (words != NULL) memcpy(r->next_mask, words, n_words * sizeof *words);
+        r->next_is_free = words == NULL;
+        r->mask_ready = true;
+        if (r->engine != NULL) ct_engine_wake(r->engine);
+    }
+    pthread_mutex_unlock(&r->mutex);
+    return pending ? ct_fail(err, CACTUS_ERROR_ARGUMENT, "the mask before is still to be used: there is one for each token") : CACTUS_OK;
+}
+
 void cactus_request_cancel(cactus_request *r)
 {
-    if (r != NULL) atomic_store(&r->cancelled, true);
+    if (r == NULL || atomic_exchange(&r->cancelled, true)) return;
+    pthread_mutex_lock(&r->mutex);
+    if (r->engine != NULL) ct_engine_wake(r->engine);
+    pthread_mutex_unlock(&r->mutex);
 }
 
 cactus_status cactus_request_get_stats(cactus_request *r, cactus_request_stats *stats, cactus_error *err)

@@ -34,6 +34,11 @@ struct cactus_request {
     char *text;
     size_t n_text, text_capacity;
     bool ended;            /* nothing will be added */
+    bool only_end;         /* the consumer waits for the end, not for events */
+    cactus_engine *engine; /* NULL once ended */
+    uint32_t *next_mask;   /* [mask_words] if constrained; allows all if next_is_free */
+    size_t mask_words;
+    bool mask_ready, next_is_free;
     cactus_error failure;  /* code 0: none; reported after the events */
     cactus_request_stats stats;
 
@@ -49,12 +54,23 @@ struct cactus_request {
     size_t n_computed;     /* tokens whose keys and values are in the pages */
     uint8_t **pages;       /* [n_pages] */
     size_t n_pages;
+    size_t n_indexed;      /* of them, those that are in the index of prefixes */
+    bool shares;           /* its prefixes with others */
+    bool began;            /* something of it was computed */
     uint8_t *state;        /* recurrent state after n_computed tokens; NULL where there is none */
     bool beyond_context;   /* its keys were made for a sequence longer than the original context */
-    size_t chunk;          /* tokens computed in the current step */
+    uint32_t state_node;   /* where the state of its answer is kept */
+    struct ct_lane *lane;  /* that computes it; NULL between two batches */
+    size_t chunk, wanted;  /* tokens computed in the current batch, and the most that were of use */
     size_t n_draft;        /* tokens computed after them that may turn out wrong */
     int32_t draft[CT_MAX_DRAFT];
-    size_t first_output, n_choices; /* rows of scores of the current step, 1 + n_draft, and how many of them count */
+    bool chooses;          /* the batch computes its last token */
+    float *scores;         /* [1 + n_draft, n_vocab] */
+    size_t first_choice, n_choices; /* among the engine's choices, and how many of them count */
+    bool constrained, holds; /* waits for masks; `held` has the scores that wait for one */
+    float *held;           /* [n_vocab] if constrained */
+    uint32_t *mask;        /* of the choice being made, if `masked` */
+    bool masked;
     int32_t max_tokens, n_generated, context_policy;
     size_t speculation;    /* most drafted tokens a step; 0: the lookup is not set up */
     ct_lookup lookup;
@@ -63,7 +79,7 @@ struct cactus_request {
     ct_text assembler;
     cactus_token_callback on_token;
     void *user;
-    double submitted_ms, started_ms, first_token_ms;
+    double submitted_ms, started_ms, first_token_ms, deadline_ms; /* 0: none */
     cactus_request *next;  /* in the waiting list */
 };
 

@@ -22,7 +22,8 @@ struct ct_sampler {
     size_t n_end;
     uint64_t rng[4];
     uint16_t *counts;       /* [n_vocab] occurrences in the look-back window; NULL without penalties */
-    float *adjusted;        /* [n_vocab] scores after penalties and bias; NULL when there are none */
+    float *adjusted;        /* [n_vocab] scores after penalties, bias and mask; NULL when there are none */
+    bool always;            /* also without a mask */
     candidate *candidates;  /* [n_vocab]; NULL when greedy, like the next two */
     float *scaled;          /* [n_vocab] (score - best) / temperature */
     float *block_sums;      /* [n_vocab/DRAW_BLOCK, rounded up] */
@@ -90,8 +91,8 @@ static bool has_penalties(const cactus_sampling *s)
     return s->penalty_last_n != 0 && (s->repetition_penalty != 1.0f || s->presence_penalty != 0.0f || s->frequency_penalty != 0.0f);
 }
 
-cactus_status ct_sampler_create(const cactus_sampling *sampling, int32_t n_vocab, const int32_t *end_ids, size_t n_end, ct_sampler **out,
-                                cactus_error *err)
+cactus_status ct_sampler_create(const cactus_sampling *sampling, int32_t n_vocab, const int32_t *end_ids, size_t n_end, bool masked,
+                                ct_sampler **out, cactus_error *err)
 {
     *out = NULL;
     cactus_status status = check(sampling, n_vocab, err);
@@ -102,10 +103,11 @@ cactus_status ct_sampler_create(const cactus_sampling *sampling, int32_t n_vocab
     s->n_vocab = n_vocab;
     s->n_end = n_end;
     bool greedy = sampling->temperature == 0.0f, penalties = has_penalties(sampling);
-    bool adjusts = penalties || sampling->n_bias > 0 || sampling->ignore_eos;
+    bool adjusts = masked || penalties || sampling->n_bias > 0 || sampling->ignore_eos;
     s->bias_ids = ct_alloc(sampling->n_bias + 1, sizeof *s->bias_ids);
     s->bias_values = ct_alloc(sampling->n_bias + 1, sizeof *s->bias_values);
     s->end_ids = ct_alloc(n_end + 1, sizeof *s->end_ids);
+    s->always = penalties || sampling->n_bias > 0 || sampling->ignore_eos;
     if (penalties) s->counts = ct_alloc((size_t)n_vocab, sizeof *s->counts);
     if (adjusts) s->adjusted = ct_alloc((size_t)n_vocab, sizeof *s->adjusted);
     if (!greedy) {
@@ -156,6 +158,17 @@ static void apply_penalties(ct_sampler *s, float *logits, const int32_t *history
         x = x > 0.0f ? x / s->s.repetition_penalty : x * s->s.repetition_penalty;
         logits[id] = x - (float)s->counts[id] * s->s.frequency_penalty - s->s.presence_penalty;
         s->counts[id] = 0;
+    }
+}
+
+static void apply_mask(float *scores, int32_t n_vocab, const uint32_t *mask)
+{
+    for (int32_t first = 0; first < n_vocab; first += 32) {
+        uint32_t word = mask[first / 32];
+        int32_t n = n_vocab - first < 32 ? n_vocab - first : 32;
+        if (word == UINT32_MAX) continue;
+        for (int32_t i = 0; i < n; i++)
+            if (!(word >> i & 1)) scores[first + i] = -INFINITY;
     }
 }
 
@@ -275,7 +288,8 @@ static int32_t draw(ct_sampler *s, const ct_kernels *k, const float *logits, flo
     return pick(c, n, uniform(s->rng) * total);
 }
 
-bool ct_sampler_choose(ct_sampler *s, const ct_kernels *k, const float *logits, const int32_t *history, size_t n_history, ct_choice *choice)
+bool ct_sampler_choose(ct_sampler *s, const ct_kernels *k, const float *logits, const int32_t *history, size_t n_history,
+                       const uint32_t *mask, ct_choice *choice)
 {
     size_t n_vocab = (size_t)s->n_vocab;
     float max, second = -INFINITY, other, sum, weighted;
@@ -296,11 +310,12 @@ bool ct_sampler_choose(ct_sampler *s, const ct_kernels *k, const float *logits, 
         choice->top_logprobs[i] = (float)((double)logits[choice->top_ids[i]] - log_z);
 
     const float *scores = logits;
-    if (s->adjusted != NULL) {
+    if (s->always || (mask != NULL && s->adjusted != NULL)) {
         memcpy(s->adjusted, logits, n_vocab * sizeof *logits);
         if (s->counts != NULL) apply_penalties(s, s->adjusted, history, n_history);
         for (size_t i = 0; i < s->s.n_bias; i++) s->adjusted[s->bias_ids[i]] += s->bias_values[i];
         for (size_t i = 0; s->s.ignore_eos && i < s->n_end; i++) s->adjusted[s->end_ids[i]] = -INFINITY;
+        if (mask != NULL) apply_mask(s->adjusted, s->n_vocab, mask);
         scores = s->adjusted;
         best = k->max_index(scores, n_vocab, &max);
         if (!isfinite(max)) return false;

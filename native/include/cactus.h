@@ -40,7 +40,8 @@ typedef enum cactus_status {
     CACTUS_ERROR_CANCELLED = 7,    /* the request was cancelled, or its engine was closed */
     CACTUS_ERROR_TIMEOUT = 8,      /* nothing happened within the time given; try again */
     CACTUS_ERROR_FINISHED = 9,     /* the request has delivered its last event */
-    CACTUS_ERROR_INTERNAL = 10     /* a defect of the engine itself */
+    CACTUS_ERROR_INTERNAL = 10,    /* a defect of the engine itself */
+    CACTUS_ERROR_BUSY = 11         /* too many requests wait already; try again later */
 } cactus_status;
 
 typedef struct cactus_error {
@@ -199,6 +200,8 @@ typedef struct cactus_engine_params {
     int32_t kv_type;          /* cactus_kv_type */
     uint64_t kv_memory_bytes; /* most memory for keys and values of all sequences; 0: enough for one full context, at least 4096 tokens */
     const char *kernels;      /* name of a kernel set; NULL: environment CACTUS_PY_KERNELS, else the best */
+    int32_t max_waiting;      /* requests that may wait until others end; one more is refused with CACTUS_ERROR_BUSY. 0: no limit */
+    int32_t no_prefixes;      /* 1: what was read is forgotten with the request, and read again for the next one */
 } cactus_engine_params;
 
 typedef struct cactus_engine_info {
@@ -210,12 +213,20 @@ typedef struct cactus_engine_info {
     int32_t n_running;          /* requests being computed */
     int32_t n_waiting;          /* requests not started yet */
     uint32_t n_kv_pages;        /* pages there may be */
-    uint32_t n_kv_pages_used;
+    uint32_t n_kv_pages_used;   /* by requests */
+    uint32_t n_kv_pages_cached; /* prefixes that no request uses now; they go when memory is wanted */
     uint32_t kv_page_tokens;
     uint64_t kv_page_bytes;
     uint64_t kv_touched_bytes;  /* memory that pages have ever used: the resident KV cache */
     uint64_t scratch_bytes;     /* activations and panels */
     const char *kernels;        /* chosen set; static storage */
+    uint64_t n_prompt;          /* tokens since the engine was made: of prompts, */
+    uint64_t n_prompt_cached;   /* of them found in memory, */
+    uint64_t n_generated;
+    uint64_t n_drafted;         /* computed ahead of their turn, */
+    uint64_t n_accepted;        /* of them, those that were then chosen */
+    uint64_t n_preempted;       /* times that a request gave its memory to an older one and was read again */
+    uint64_t n_evicted;         /* pages of prefixes that went because memory was wanted */
 } cactus_engine_info;
 
 /* The model must outlive the engine. */
@@ -232,6 +243,15 @@ CACTUS_API cactus_status cactus_engine_logits(cactus_engine *engine, const int32
 /* log p(ids[i] | ids[0..i-1]) for i >= 1 as float32 [n_ids - 1], without storing [n_ids, n_vocab]. */
 CACTUS_API cactus_status cactus_engine_logprobs(cactus_engine *engine, const int32_t *ids, size_t n_ids, float *logprobs, cactus_error *err);
 
+/* What was read and is kept, to a file and back: pages of keys and values by the tokens that they hold. key [n_key <= 64] names the model,
+ * say by its hash; a file with another key, of another engine version, layout or length, or with a wrong checksum is refused (FORMAT).
+ * n_tokens (may be NULL): how many were saved, or were loaded and are there now. Loading stops where memory ends. The file appears
+ * whole or not at all; requests go on meanwhile. Errors: IO, FORMAT, ARGUMENT, MEMORY, CANCELLED. */
+CACTUS_API cactus_status cactus_engine_save_prefixes(cactus_engine *engine, const char *path, const uint8_t *key, size_t n_key,
+                                                     uint64_t *n_tokens, cactus_error *err);
+CACTUS_API cactus_status cactus_engine_load_prefixes(cactus_engine *engine, const char *path, const uint8_t *key, size_t n_key,
+                                                     uint64_t *n_tokens, cactus_error *err);
+
 /* ---- requests ----------------------------------------------------------------------------------------------------- */
 
 typedef struct cactus_request cactus_request;
@@ -240,7 +260,8 @@ typedef enum cactus_finish {
     CACTUS_FINISH_NONE = 0,
     CACTUS_FINISH_STOP = 1,      /* an end token or a stop string */
     CACTUS_FINISH_LENGTH = 2,    /* max_tokens reached, or the context is full under CACTUS_CONTEXT_ERROR */
-    CACTUS_FINISH_CANCELLED = 3
+    CACTUS_FINISH_CANCELLED = 3,
+    CACTUS_FINISH_TIMEOUT = 4    /* its timeout_ms passed */
 } cactus_finish;
 
 typedef enum cactus_context_policy {
@@ -299,12 +320,15 @@ typedef struct cactus_request_params {
     cactus_sampling sampling;
     cactus_token_callback on_token; /* NULL: events are fetched with cactus_request_next */
     void *user;
+    int32_t timeout_ms;            /* ends it with CACTUS_FINISH_TIMEOUT so long after submission; 0: never */
+    int32_t constrained;           /* 1: every choice waits for its cactus_request_set_mask; drafts are off */
+    int32_t no_prefixes;           /* 1: neither uses what others have read nor leaves anything for them */
 } cactus_request_params;
 
 typedef struct cactus_request_stats {
     uint32_t struct_size;
     int32_t n_prompt;          /* prompt tokens read: without those that a shift dropped at submission */
-    int32_t n_prompt_cached;   /* of them, taken from pages that were there already; 0 as long as pages are not shared */
+    int32_t n_prompt_cached;   /* of them, found in memory: another request that began alike had read them */
     int32_t n_generated;
     int32_t n_drafted;         /* tokens computed ahead of their turn */
     int32_t n_accepted;        /* of them, those that were then chosen */
@@ -321,6 +345,15 @@ CACTUS_API cactus_status cactus_request_submit(cactus_engine *engine, const cact
 /* Waits for the next event. CACTUS_ERROR_TIMEOUT after timeout_ms (< 0: no limit; 0: do not wait); CACTUS_ERROR_FINISHED once
  * the last event has been delivered. */
 CACTUS_API cactus_status cactus_request_next(cactus_request *request, int32_t timeout_ms, cactus_token *token, cactus_error *err);
+
+/* Waits until the request has ended, without waking up for every event; they can be fetched afterwards. CACTUS_ERROR_TIMEOUT after
+ * timeout_ms (< 0: no limit). */
+CACTUS_API cactus_status cactus_request_wait(cactus_request *request, int32_t timeout_ms, cactus_error *err);
+
+/* Which tokens may come next in a constrained request: bit i % 32 of words[i / 32] allows token i; words [n_words = n_vocab / 32, rounded
+ * up], copied; NULL allows all. One for each token: the first at any time after submission, the next once the token was delivered. The
+ * token's successor is computed meanwhile, and no other request waits. From any thread. Errors: ARGUMENT. */
+CACTUS_API cactus_status cactus_request_set_mask(cactus_request *request, const uint32_t *words, size_t n_words, cactus_error *err);
 
 /* Ends the request at the next token boundary. Safe at any time, from any thread, more than once. */
 CACTUS_API void cactus_request_cancel(cactus_request *request);

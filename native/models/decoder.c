@@ -16,9 +16,27 @@
 
 typedef enum rope_use { ROPE_GLOBAL, ROPE_LOCAL, ROPE_LONG, N_ROPES } rope_use;
 
+/* Where a batch is: the rows that are still computed, and the layer that is next. */
+typedef struct step {
+    ct_decoder *d;
+    const ct_batch *batch;
+    float *logits;
+    size_t layer;
+    const ct_layer *l;
+    const ct_layer_config *lc;
+    const ct_run *runs; /* of the rows that are still computed */
+    size_t n_runs;
+    size_t n_tok;
+    bool narrows;      /* the last layer that keeps anything: after its mixer only the wanted rows go on */
+    bool last;
+} step;
+
 struct ct_decoder {
     const cactus_model *model;
     ct_exec exec;
+    bool borrows;               /* the exec of another decoder */
+    step now;
+    ct_batch batch;             /* of the step */
     ct_kv_layout kv;
     size_t max_batch;
     size_t scratch_bytes;
@@ -123,23 +141,12 @@ static bool take_recurrent(ct_decoder *d, const ct_config *c, const ct_weights *
     return ok;
 }
 
-cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, ct_kv_type kv_type,
-                                ct_decoder **out, cactus_error *err)
+/* All buffers but those of the exec. */
+static cactus_status take_buffers(ct_decoder *d, cactus_error *err)
 {
+    const cactus_model *model = d->model;
     const ct_config *c = &model->config;
-    size_t widest = widest_input(c);
-    *out = NULL;
-    ct_decoder *d = ct_alloc(1, sizeof *d);
-    if (d == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the decoder");
-    d->model = model;
-    d->max_batch = max_batch;
-    cactus_status status = ct_exec_create(&d->exec, kernels, n_threads, widest, larger(larger(c->d_k, c->d_v), 4), err);
-    if (status == CACTUS_OK && !ct_kv_layout_init(&d->kv, kv_type, c->n_kv_layers, c->n_kv_heads, c->d_k, c->d_v))
-        status = ct_fail(err, CACTUS_ERROR_MEMORY, "a page of keys and values of this model overflows");
-    if (status != CACTUS_OK) {
-        ct_decoder_free(d);
-        return status;
-    }
+    size_t widest = widest_input(c), max_batch = d->max_batch;
     bool ok = take_attention(d, c, model->arch) && take_recurrent(d, c, &model->weights);
     size_t n_ff = larger(larger(c->n_ff, c->n_ff_shared), larger(c->n_low_rank, c->n_layer_input));
     size_t n_inputs = (size_t)c->n_layers * c->n_layer_input;
@@ -155,17 +162,49 @@ cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, 
     if (ok && c->n_experts > 0)
         ok = ct_experts_room_init(&d->experts, d->exec.k, max_batch, c->n_experts, c->n_experts_used, c->d_model, c->n_ff_expert, &d->scratch_bytes);
     if (ok && c->n_streams > 0) ok = ct_streams_room_init(&d->streams, d->exec.k, max_batch, c->n_streams, c->d_model, &d->scratch_bytes);
-    if (!ok) {
-        ct_decoder_free(d);
-        return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the buffers of %zu tokens a step; a smaller batch needs less", max_batch);
-    }
-    d->scratch_bytes += ct_exec_scratch_bytes(&d->exec);
+    if (!ok) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the buffers of %zu tokens a step; a smaller batch needs less", max_batch);
     if (c->n_kv_layers > 0 && c->rope.n_rot > 0) {
         ct_rope_config long_rope = c->rope;
         long_rope.freq_factors = model->weights.long_factors;
         ct_rope_frequencies(&c->rope, d->freq[ROPE_GLOBAL], &d->magnitude[ROPE_GLOBAL]);
         ct_rope_frequencies(&c->local_rope, d->freq[ROPE_LOCAL], &d->magnitude[ROPE_LOCAL]);
         ct_rope_frequencies(&long_rope, d->freq[ROPE_LONG], &d->magnitude[ROPE_LONG]);
+    }
+    return CACTUS_OK;
+}
+
+cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, ct_kv_type kv_type,
+                                ct_decoder **out, cactus_error *err)
+{
+    const ct_config *c = &model->config;
+    *out = NULL;
+    ct_decoder *d = ct_alloc(1, sizeof *d);
+    if (d == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the decoder");
+    d->model = model;
+    d->max_batch = max_batch;
+    cactus_status status = ct_exec_create(&d->exec, kernels, n_threads, widest_input(c), larger(larger(c->d_k, c->d_v), 4), err);
+    if (status == CACTUS_OK && !ct_kv_layout_init(&d->kv, kv_type, c->n_kv_layers, c->n_kv_heads, c->d_k, c->d_v))
+        status = ct_fail(err, CACTUS_ERROR_MEMORY, "a page of keys and values of this model overflows");
+    if (status == CACTUS_OK) status = take_buffers(d, err);
+    if (status != CACTUS_OK) {
+        ct_decoder_free(d);
+        return status;
+    }
+    d->scratch_bytes += ct_exec_scratch_bytes(&d->exec);
+    *out = d;
+    return CACTUS_OK;
+}
+
+cactus_status ct_decoder_create_beside(const ct_decoder *first, size_t max_batch, ct_decoder **out, cactus_error *err)
+{
+    *out = NULL;
+    ct_decoder *d = ct_alloc(1, sizeof *d);
+    if (d == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the decoder");
+    *d = (ct_decoder){.model = first->model, .exec = first->exec, .borrows = true, .kv = first->kv, .max_batch = max_batch};
+    cactus_status status = take_buffers(d, err);
+    if (status != CACTUS_OK) {
+        ct_decoder_free(d);
+        return status;
     }
     *out = d;
     return CACTUS_OK;
@@ -174,7 +213,7 @@ cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, 
 void ct_decoder_free(ct_decoder *d)
 {
     if (d == NULL) return;
-    if (d->exec.pool != NULL) ct_exec_free(&d->exec);
+    if (d->exec.pool != NULL && !d->borrows) ct_exec_free(&d->exec);
     float *floats[] = {d->angles[0], d->angles[1], d->x, d->h, d->y, d->beside, d->q, d->attn, d->k, d->v, d->wide_q, d->gate_q, d->latent,
                        d->lora_q, d->by_head_in, d->by_head_out, d->kv_wide, d->gate, d->up, d->mix_in, d->mix_x, d->mix_dt, d->mix_proj,
                        d->mix_small, d->mix_out, d->mix_scratch, d->inputs, d->input_row};
@@ -196,18 +235,6 @@ const ct_exec *ct_decoder_exec(const ct_decoder *d) { return &d->exec; }
 size_t ct_decoder_scratch_bytes(const ct_decoder *d) { return d->scratch_bytes; }
 
 /* ---- a step ---- */
-
-typedef struct step {
-    ct_decoder *d;
-    const ct_batch *batch;
-    const ct_layer *l;
-    const ct_layer_config *lc;
-    const ct_run *runs; /* of the rows that are still computed */
-    size_t n_runs;
-    size_t n_tok;
-    bool narrows;      /* the last layer that keeps anything: after its mixer only the wanted rows go on */
-    bool last;
-} step;
 
 static ct_input input_of(const step *s, const float *x, size_t n_cols)
 {
@@ -665,27 +692,47 @@ static void turn_angles(const ct_decoder *d, const ct_batch *b)
     }
 }
 
-void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
+void ct_decoder_begin(ct_decoder *d, const ct_batch *batch, float *logits)
 {
-    const ct_config *c = &d->model->config;
-    const ct_weights *w = &d->model->weights;
-    step s = {.d = d, .batch = batch, .runs = batch->runs, .n_runs = batch->n_runs, .n_tok = batch->n_tok};
+    d->batch = *batch;
+    d->now = (step){.d = d, .batch = &d->batch, .logits = logits, .runs = batch->runs, .n_runs = batch->n_runs, .n_tok = batch->n_tok};
     embed(d, batch);
     turn_angles(d, batch);
-    if (d->model->arch->layer_inputs) make_inputs(&s);
-    if (d->model->arch->streams) ct_streams_begin(&d->exec, &w->streams, &d->streams, d->x, s.n_tok);
-    for (size_t i = 0; i < c->n_layers; i++) {
-        s.l = &w->layers[i];
-        s.lc = &c->layers[i];
-        s.narrows = i + 1 == c->n_keeping;
-        s.last = i + 1 == c->n_layers;
-        if (!layer(&s)) return;
+    if (d->model->arch->layer_inputs) make_inputs(&d->now);
+    if (d->model->arch->streams) ct_streams_begin(&d->exec, &d->model->weights.streams, &d->streams, d->x, d->now.n_tok);
+}
+
+static void finish(const step *s)
+{
+    ct_decoder *d = s->d;
+    const ct_config *c = &d->model->config;
+    const ct_weights *w = &d->model->weights;
+    if (d->model->arch->streams) ct_streams_end(&d->exec, &w->streams, &d->streams, d->x, s->n_tok);
+    norm_into(s, &w->output_norm, d->h, d->x);
+    expect_layer(s, w->layers);
+    product(s, &w->head, d->h, s->logits);
+    ct_scale(&d->exec, s->logits, c->logit_scale, s->n_tok, c->n_vocab);
+    if (c->logit_softcap > 0.0f) ct_softcap(&d->exec, s->logits, c->logit_softcap, s->n_tok, c->n_vocab);
+}
+
+bool ct_decoder_advance(ct_decoder *d)
+{
+    const ct_config *c = &d->model->config;
+    step *s = &d->now;
+    size_t i = s->layer++;
+    if (i == c->n_layers) {
+        finish(s);
+        return false;
     }
-    if (s.n_tok == 0) return;
-    if (d->model->arch->streams) ct_streams_end(&d->exec, &w->streams, &d->streams, d->x, s.n_tok);
-    norm_into(&s, &w->output_norm, d->h, d->x);
-    expect_layer(&s, w->layers);
-    product(&s, &w->head, d->h, logits);
-    ct_scale(&d->exec, logits, c->logit_scale, s.n_tok, c->n_vocab);
-    if (c->logit_softcap > 0.0f) ct_softcap(&d->exec, logits, c->logit_softcap, s.n_tok, c->n_vocab);
+    s->l = &d->model->weights.layers[i];
+    s->lc = &c->layers[i];
+    s->narrows = i + 1 == c->n_keeping;
+    s->last = i + 1 == c->n_layers;
+    return layer(s) && (!s->last || s->n_tok > 0);
+}
+
+void ct_decoder_forward(ct_decoder *d, const ct_batch *batch, float *logits)
+{
+    ct_decoder_begin(d, batch, logits);
+    while (ct_decoder_advance(d)) {}
 }

@@ -19,10 +19,18 @@ typedef struct ct_batch {
 /* Buffers for at most max_batch tokens a step. Errors as ct_exec_create. */
 cactus_status ct_decoder_create(const cactus_model *model, const char *kernels, int n_threads, size_t max_batch, ct_kv_type kv_type,
                                 ct_decoder **out, cactus_error *err);
+
+/* A second set of buffers over the first one's threads and kernels, so that a batch can be computed while another one is between two
+ * of its layers. Free it before the first one. Errors: MEMORY. */
+cactus_status ct_decoder_create_beside(const ct_decoder *first, size_t max_batch, ct_decoder **out, cactus_error *err);
 void ct_decoder_free(ct_decoder *decoder);
 const ct_kv_layout *ct_decoder_kv_layout(const ct_decoder *decoder);
 const ct_exec *ct_decoder_exec(const ct_decoder *decoder);
 size_t ct_decoder_scratch_bytes(const ct_decoder *decoder);
+
+/* A batch layer by layer. The arrays that it points to, the pages and logits must stay as they are until it is done. */
+void ct_decoder_begin(ct_decoder *decoder, const ct_batch *batch, float *logits);
+bool ct_decoder_advance(ct_decoder *decoder); /* one layer, at last the scores; false: the batch is done */
 
 /* Computes the batch, writes its keys and values into the runs' pages and the wanted scores to logits [n_outputs, n_vocab].
  * Allocates nothing. */

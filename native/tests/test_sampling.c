@@ -22,14 +22,14 @@ static ct_sampler *make(cactus_sampling s)
     ct_sampler *sampler = NULL;
     cactus_error err = {0};
     int32_t ends[] = {7, 9};
-    if (!CHECK_MSG(ct_sampler_create(&s, V, ends, 2, &sampler, &err) == CACTUS_OK, "%s", err.message)) exit(2);
+    if (!CHECK_MSG(ct_sampler_create(&s, V, ends, 2, false, &sampler, &err) == CACTUS_OK, "%s", err.message)) exit(2);
     return sampler;
 }
 
 static ct_choice choose(ct_sampler *s, const int32_t *history, size_t n)
 {
     ct_choice choice = {0};
-    CHECK(ct_sampler_choose(s, ct_kernels_get(NULL), logits, history, n, &choice));
+    CHECK(ct_sampler_choose(s, ct_kernels_get(NULL), logits, history, n, NULL, &choice));
     return choice;
 }
 
@@ -214,9 +214,9 @@ TEST(ties_and_not_finite_scores)
     CHECK_FLOAT(choose(sampler, NULL, 0).margin, 0.0f);
     for (size_t i = 0; i < V; i++) logits[i] = NAN;
     ct_choice choice;
-    CHECK(!ct_sampler_choose(sampler, ct_kernels_get(NULL), logits, NULL, 0, &choice));
+    CHECK(!ct_sampler_choose(sampler, ct_kernels_get(NULL), logits, NULL, 0, NULL, &choice));
     for (size_t i = 0; i < V; i++) logits[i] = -INFINITY;
-    CHECK(!ct_sampler_choose(sampler, ct_kernels_get(NULL), logits, NULL, 0, &choice));
+    CHECK(!ct_sampler_choose(sampler, ct_kernels_get(NULL), logits, NULL, 0, NULL, &choice));
     ct_sampler_free(sampler);
 }
 
@@ -244,7 +244,7 @@ static void refuse(cactus_sampling s, const char *word)
 {
     ct_sampler *sampler = NULL;
     cactus_error err = {0};
-    CHECK_INT(ct_sampler_create(&s, V, NULL, 0, &sampler, &err), CACTUS_ERROR_ARGUMENT);
+    CHECK_INT(ct_sampler_create(&s, V, NULL, 0, false, &sampler, &err), CACTUS_ERROR_ARGUMENT);
     CHECK_CONTAINS(err.message, word);
     CHECK(sampler == NULL);
 }
