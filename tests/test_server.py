@@ -25,12 +25,6 @@ GREEDY: dict[str, Any] = {"model": MODEL, "temperature": 0}
 END_IDS = {"0": -100, "2": -100}  # SmolLM2's tokens that end a text: without them it goes on
 
 
-@pytest.fixture(scope="session")
-def server(smollm2_path: Path, weights_home: Path) -> Iterator[ServerProcess]:
-    with ServerProcess(weights_home, "--model", MODEL) as server:
-        yield server
-
-
 @pytest.fixture
 def client(server: ServerProcess) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=server.url + "/v1", api_key="none", max_retries=0) as client:
