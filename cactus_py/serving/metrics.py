@@ -34,21 +34,23 @@ __all__ = ["CONTENT_TYPE", "ENDPOINTS", "ERROR_KINDS", "Activity", "Metrics", "S
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-ENDPOINTS = frozenset(
-    {
-        "/v1/chat/completions",
-        "/v1/completions",
-        "/v1/embeddings",
-        "/v1/audio/transcriptions",
-        "/v1/audio/translations",
-        "/v1/models",
-    }
-)
-"""Values of the label `endpoint`; everything else is "other"."""
+ENDPOINTS = {
+    "/v1/chat/completions": "chat",
+    "/v1/completions": "completions",
+    "/v1/embeddings": "embeddings",
+    "/v1/audio/transcriptions": "transcriptions",
+    "/v1/audio/translations": "translations",
+    "/v1/models": "models",
+}
+"""Values of the label `endpoint` by path; everything else is "other"."""
 
 OTHER = "other"
+NONE = "none"
+"""The model of requests that name none, such as those for the list of models."""
 MAX_MODELS = 100
 """Names of models that become labels; those after them are "other"."""
+MAX_KINDS = 64
+"""Likewise kinds of errors."""
 
 
 def _snake(name: str) -> str:
@@ -66,21 +68,18 @@ ERROR_KINDS = frozenset(_snake(name) for name in errors.__all__ if name != "Cact
     "unauthorized",  # no key, or a wrong one
     "unavailable",  # starting or shutting down
 }
-"""Values of the label `kind` of errors: the classes of the error tree ("InvalidRequestError" is invalid_request), and what only
-a server knows. Everything else is "other"."""
+"""Values of the label `kind` of errors that are there from the start, as 0: the classes of the error tree (InvalidRequestError
+is invalid_request), and what only a server knows. The server may have further ones."""
+_KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 _RAMP = (1.0, 1.5, 2.5, 4.0, 6.5)
 SECONDS = (
-    0.0005,
+    *(0.0004, 0.00065),
     *(round(step * 10.0**power, 9) for power in range(-3, 2) for step in _RAMP),
-    100.0,
-    150.0,
-    250.0,
-    400.0,
-    600.0,
+    *(100.0, 150.0, 250.0, 400.0, 600.0),
 )
-"""Bounds of all latencies, half a millisecond to 10 minutes. Neighbours differ by 1.7 at most, so a quantile that is read from
-them is wrong by less than that, and by 20 % where times spread evenly."""
+"""Bounds of all latencies, 0.4 ms to 10 minutes. Each is at most 1.67 times the one before: a quantile that is read from them
+is less than that factor from the truth."""
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99, 1.0)
 """Bounds of confidences."""
 
@@ -212,7 +211,7 @@ class Metrics:
         self._models: dict[str, _ByModel] = {}
         self._requests: dict[tuple[str, str, int], int] = {}
         self._durations: dict[tuple[str, str], _Histogram] = {}
-        self._open: dict[str, int] = dict.fromkeys((*sorted(ENDPOINTS), OTHER), 0)
+        self._open: dict[str, int] = dict.fromkeys((*ENDPOINTS.values(), OTHER), 0)
         self._errors: dict[str, int] = dict.fromkeys((*sorted(ERROR_KINDS), OTHER), 0)
         self._activity: Mapping[str, Activity] = {}
         self.registry = CollectorRegistry(auto_describe=False)
@@ -228,9 +227,10 @@ class Metrics:
                     self._models[name] = _ByModel()
 
     def begin(self, endpoint: str, model: str | None = None, *, choices: int = 1) -> Span:
-        """A request has come. endpoint: its path, one of ENDPOINTS. model: as the request names it, which is a label only if it
-        is known; `Span.serves` says later which one answers. choices: answers that are made at the same time."""
-        return Span(self, endpoint if endpoint in ENDPOINTS else OTHER, model, max(1, choices))
+        """A request has come. endpoint: its path or its label, of ENDPOINTS. model: as the request names it, which is a label
+        only if it is known; `Span.serves` says later which one answers. choices: answers that are made at the same time."""
+        label = ENDPOINTS.get(endpoint, endpoint)
+        return Span(self, label if label in self._open else OTHER, model, max(1, choices))
 
     def render(self, activity: Mapping[str, Activity] | None = None) -> bytes:
         """The body of /metrics, of CONTENT_TYPE. activity: the loaded models by name."""
@@ -274,12 +274,10 @@ class Metrics:
 
     def _by_model(self, name: str | None) -> tuple[str, _ByModel]:
         """The label and the numbers of a model. With the lock held."""
-        found = self._models.get(name) if name is not None else None
-        if name is not None and found is not None:
-            return name, found
-        if OTHER not in self._models:
-            self._models[OTHER] = _ByModel()
-        return OTHER, self._models[OTHER]
+        label = NONE if name is None else name if name in self._models else OTHER
+        if label not in self._models:
+            self._models[label] = _ByModel()
+        return label, self._models[label]
 
 
 class Span:
@@ -339,7 +337,8 @@ class Span:
         confidence: float | None = None,
         error_kind: str | None = None,
     ) -> None:
-        """The request is over, as HTTP `status` (499: the client went away). Later calls have no effect.
+        """The request is over, as HTTP `status` (499: the client went away). Later calls have no effect. error_kind: a word
+        that the server chose, such as those of ERROR_KINDS, never one of the request's.
 
         Durations are those of requests that succeeded. Of an answer that was sent whole, and so reported no tokens, `timings`
         tell the times of the tokens.
@@ -356,7 +355,9 @@ class Span:
             key = (self._endpoint, self._name, code)
             metrics._requests[key] = metrics._requests.get(key, 0) + 1
             if error_kind is not None:
-                metrics._errors[error_kind if error_kind in metrics._errors else OTHER] += 1
+                is_kind = error_kind in metrics._errors or (_KIND.fullmatch(error_kind) and len(metrics._errors) < MAX_KINDS)
+                kind = error_kind if is_kind else OTHER
+                metrics._errors[kind] = metrics._errors.get(kind, 0) + 1
             if status < 400:
                 durations = metrics._durations.setdefault((self._endpoint, self._name), _Histogram())
                 durations.add(duration)
@@ -452,7 +453,8 @@ class _Families:
             histogram = HistogramMetricFamily(name, text, labels=["model"])
             for label, model in models.items():
                 one: _Histogram = getattr(model, field)
-                histogram.add_metric([label], one.buckets(), one.total)
+                if label not in (NONE, OTHER) or any(one.counts):
+                    histogram.add_metric([label], one.buckets(), one.total)
             yield histogram
 
         text = "Time from a request's arrival to the end of its answer; requests that succeeded."
