@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that asks for real weights."""
     for item in items:
-        if {"smollm2_path", "gemma3_path", "whisper_path"} & set(getattr(item, "fixturenames", ())):
+        if {"smollm2_path", "gemma3_path", "whisper_path", "server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.weights)
 
 
@@ -85,6 +87,15 @@ def fetched(name: str, weights_home: Path) -> Path:
 def smollm2_path(weights_home: Path) -> Path:
     """SmolLM2-135M-Instruct Q4_1."""
     return fetched("smollm2-135m-instruct", weights_home)
+
+
+@pytest.fixture(scope="session")
+def server(smollm2_path: Path, weights_home: Path) -> Iterator[Any]:
+    """`cactus-py serve` with SmolLM2, in a process of its own: a `server_process.ServerProcess`."""
+    from server_process import ServerProcess
+
+    with ServerProcess(weights_home) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from .errors import RequestFailure
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
 
-__all__ = ["header", "limited", "media_type", "read_form", "read_json"]
+__all__ = ["discard", "header", "limited", "media_type", "read_form", "read_json"]
 
 _SECONDS = 60.0  # for the whole body to arrive
 _BRIEF_SECONDS = 5.0  # to look at the rest of a body that is not wanted, so that its sender hears why
@@ -43,16 +43,14 @@ def limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
     n_bytes = 0
     complete = False
 
-    async def refuse() -> None:
-        await _discard(receive, limit_bytes)
-        raise RequestFailure(413, too_large, code="body_too_large", headers={"connection": "close"})
+    refused = RequestFailure(413, too_large, code="body_too_large", headers={"connection": "close"})
 
     async def limited_receive() -> Message:
         nonlocal n_bytes, complete
         if complete:  # what follows the body is the client's leaving, for which there is no limit of time
             return await receive()
         if announced > limit_bytes:
-            await refuse()
+            raise refused
         try:
             message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
         except asyncio.TimeoutError:
@@ -61,13 +59,13 @@ def limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
         n_bytes += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if n_bytes > limit_bytes:
-            await refuse()
+            raise refused
         return message
 
     return limited_receive
 
 
-async def _discard(receive: Receive, limit_bytes: int) -> None:
+async def discard(receive: Receive, limit_bytes: int = 64 << 20) -> None:
     """Reads on for a moment: a connection that is closed on data nobody read takes the answer with it."""
 
     async def read() -> None:

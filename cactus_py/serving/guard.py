@@ -18,7 +18,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .body import header
+from .body import discard, header
 from .errors import CLIENT_GONE, Failure, RequestFailure, failure_of, stopping_failure, was_foreseen
 from .keys import Keys
 from .metrics import ENDPOINTS, Metrics, Span, kind_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ..config import Serve
     from ..types import CompletionUsage, Timings
 
-__all__ = ["OPEN_PATHS", "Doorman", "Guard", "Record", "is_loopback", "log_failure", "send_failure"]
+__all__ = ["OPEN_PATHS", "Doorman", "Guard", "Record", "is_loopback", "log_failure"]
 
 OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})  # and /web/: what holds nothing of anybody
 _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -99,7 +99,7 @@ class Guard:
                 log_failure(record)
             if record.answered:
                 raise
-            await send_failure(send_with_id, record.failure)
+            await _send_failure(send_with_id, receive, record.failure)
         finally:
             if record.failure is not None and record.failure.status == CLIENT_GONE:
                 record.status = CLIENT_GONE
@@ -251,10 +251,13 @@ def log_failure(record: Record) -> None:
     _log.error("request %s failed", record.id, exc_info=record.error)
 
 
-async def send_failure(send: Send, failure: Failure) -> None:
+async def _send_failure(send: Send, receive: Receive, failure: Failure) -> None:
     """A whole answer."""
     body = dumps(failure.body())
     headers = {"content-type": "application/json", "content-length": str(len(body)), **failure.headers}
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": failure.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if failure.status == 413:
+        await discard(receive)
+    await send({"type": "http.response.body", "body": b""})
