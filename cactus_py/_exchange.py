@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 from uuid import uuid4
 
 from .backends.base import Delta, Reply, TokenInfo
@@ -34,13 +34,23 @@ from .types import (
     TopLogprob,
 )
 
-__all__ = ["CHAT", "COMPLETION", "Exchange", "Kind"]
+__all__ = ["CHAT", "COMPLETION", "Exchange", "Kind", "Work"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class Exchange(Generic[Result, Item]):
+class _Ended(Protocol):
+    """What a backend returns: something that can be ended."""
+
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+
+Started = TypeVar("Started", bound=_Ended)
+
+
+class Work(Generic[Started, Result, Item]):
     """One request and its reply. Everything here blocks; only `cancel` may be called from other threads.
 
     `open` starts the reply; then either `result` or the iteration over wire objects consumes it.
@@ -48,20 +58,15 @@ class Exchange(Generic[Result, Item]):
 
     def __init__(
         self,
-        request: GenerationRequest,
-        kind: Kind[Result, Item],
-        start: Callable[[], Reply],
-        begin: Callable[[Exchange[Any, Any]], None],
-        end: Callable[[Exchange[Any, Any]], None],
+        start: Callable[[], Started],
+        begin: Callable[[Work[Any, Any, Any]], None],
+        end: Callable[[Work[Any, Any, Any]], None],
     ) -> None:
         """`start` makes the reply; `begin` and `end` tell the client that it runs, and that it does no more."""
-        self._request = request
-        self._kind = kind
         self._start = start
         self._begin = begin
         self._end = end
-        self._reply: Reply | None = None
-        self._frame: _Frame | None = None
+        self._reply: Started | None = None
         self._lock = threading.Lock()
         self._cancelled = False
 
@@ -71,7 +76,6 @@ class Exchange(Generic[Result, Item]):
         with self._lock:
             self._reply = reply
             cancelled = self._cancelled
-        self._frame = _Frame(reply, _n_answers(self._request))
         self._begin(self)
         if cancelled:
             self.close()
@@ -79,28 +83,11 @@ class Exchange(Generic[Result, Item]):
 
     def result(self) -> Result:
         """The finished reply, as one object."""
-        assert self._reply is not None and self._frame is not None, "open() comes first"
-        try:
-            answers: dict[int, _Gathered] = {}
-            for delta in self._reply:
-                answers.setdefault(delta.index, _Gathered()).add(delta)
-            return self._kind.whole(self._frame, self._request, sorted(answers.items()))
-        finally:
-            self.close()
+        raise NotImplementedError
 
     def items(self) -> Iterator[Item]:
         """The reply as wire objects, piece by piece."""
-        assert self._reply is not None and self._frame is not None, "open() comes first"
-        try:
-            frame, kind, request = self._frame, self._kind, self._request
-            n_open = _n_answers(request)
-            for delta in self._reply:
-                n_open -= delta.finish_reason is not None
-                yield from kind.pieces(frame, request, delta, is_last=n_open == 0)
-            if request.stream_options is not None and request.stream_options.include_usage:
-                yield kind.usage(frame)
-        finally:
-            self.close()
+        raise NotImplementedError
 
     def cancel(self) -> None:
         """Ends the reply, now or as soon as it starts."""
@@ -115,6 +102,78 @@ class Exchange(Generic[Result, Item]):
         if self._reply is not None:
             self._reply.close()
         self._end(self)
+
+
+class Exchange(Work[Reply, Result, Item]):
+    """Work whose reply are generated tokens."""
+
+    def __init__(
+        self,
+        request: GenerationRequest,
+        kind: Kind[Result, Item],
+        start: Callable[[], Reply],
+        begin: Callable[[Work[Any, Any, Any]], None],
+        end: Callable[[Work[Any, Any, Any]], None],
+    ) -> None:
+        super().__init__(start, begin, end)
+        self.request = request
+        self.kind = kind
+        self._frame: _Frame | None = None
+
+    @property
+    def n_answers(self) -> int:
+        """How many answers the reply will have."""
+        return _n_answers(self.request)
+
+    @property
+    def frame(self) -> _Frame:
+        """What all wire objects of the reply have in common."""
+        assert self._frame is not None, "open() comes first"
+        return self._frame
+
+    @property
+    def reply(self) -> Reply:
+        """The backend's reply."""
+        assert self._reply is not None, "open() comes first"
+        return self._reply
+
+    def open(self) -> None:
+        super().open()
+        self._frame = _Frame(self.reply, self.n_answers)
+
+    def result(self) -> Result:
+        """The finished reply, as one object."""
+        assert self._reply is not None and self._frame is not None, "open() comes first"
+        try:
+            answers: dict[int, _Gathered] = {}
+            for delta in self._reply.rest():
+                answers.setdefault(delta.index, _Gathered()).add(delta)
+            return self.kind.whole(self._frame, self.request, sorted(answers.items()))
+        finally:
+            self.close()
+
+    def items(self) -> Iterator[Item]:
+        """The reply as wire objects, piece by piece."""
+        assert self._reply is not None and self._frame is not None, "open() comes first"
+        try:
+            frame, kind, request = self._frame, self.kind, self.request
+            while deltas := self._reply.read():
+                for delta in deltas:
+                    frame.n_open -= delta.finish_reason is not None
+                    yield from kind.pieces(frame, request, delta, is_last=frame.n_open == 0)
+            if request.stream_options is not None and request.stream_options.include_usage:
+                yield kind.usage(frame)
+        finally:
+            self.close()
+
+    def batches(self) -> Iterator[list[Delta]]:
+        """The reply as the backend makes it, for one who writes the wire format: whatever is there, in one go."""
+        assert self._reply is not None, "open() comes first"
+        try:
+            while deltas := self._reply.read():
+                yield deltas
+        finally:
+            self.close()
 
 
 def _n_answers(request: GenerationRequest) -> int:
@@ -149,6 +208,7 @@ class _Frame:
     def __init__(self, reply: Reply, n_answers: int) -> None:
         self._reply = reply
         self._n_answers = n_answers
+        self.n_open = n_answers  # answers that have not ended
         self._key = uuid4().hex
         self._created = int(time.time())
         self.begun: set[int] = set()  # answers whose role was announced

@@ -18,6 +18,7 @@ __all__ = ["available", "choose", "create"]
 GROUP = "cactus_py.backends"
 _BUILT_IN = {  # found without installation, and not to be replaced
     "auto": "cactus_py.backends.llama_cpp:AutoBackend",
+    "faster_whisper": "cactus_py.backends.faster_whisper:FasterWhisperBackend",
     "llama_cpp": "cactus_py.backends.llama_cpp:LlamaCppBackend",
     "native": "cactus_py.backends.native:NativeBackend",
 }
@@ -41,13 +42,19 @@ def create(name: str, options: BackendOptions) -> Backend:
 
 
 def choose(path: Path) -> tuple[str | None, str]:
-    """Which backend the setting "auto" takes for a model file, and why; None if none of them runs it.
+    """Which backend the setting "auto" takes for a model file or folder, and why; None if none of them runs it.
 
     Raises what opening the file raises, but for UnsupportedModelError.
     """
     from ..engine import Model
+    from ..hub.store import is_model_folder
+    from . import faster_whisper
     from .llama_cpp import EXTRA, LlamaModel, installed
 
+    if is_model_folder(path):
+        if faster_whisper.installed():
+            return "faster_whisper", "a transcription model in CTranslate2's format"
+        return None, f"faster-whisper runs it: pip install 'cactus-py[{faster_whisper.EXTRA}]'"
     try:
         Model.load(path, threads=1).close()
         return "native", "the engine runs it"

@@ -69,7 +69,7 @@ def measure(
 
     _, private_before = _memory_bytes()
     began = time.perf_counter()
-    model = Model.load(path, threads=threads, kernels=kernels, kv_type=kv_type)
+    model = Model.load(path, threads=threads, kernels=kernels, kv_type=kv_type, share_prefixes=False)
     load_ms = (time.perf_counter() - began) * 1e3
     try:
         vocabulary = _ordinary_tokens(model)

@@ -286,7 +286,7 @@ class Generation(_NotCopied):
         left = math.inf if timeout_s is None else timeout_s
         while True:
             error = _status.new_error()
-            slice_ms = max(0, min(int(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
+            slice_ms = max(0, min(math.ceil(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
             with self._lock:
                 if self._finished or self._handle is None:
                     return True
@@ -614,6 +614,32 @@ class Model(_NotCopied):
         with self._in_use() as engine:
             _status.check(lib.cactus_request_submit(engine, params, out, error), error)
         return Generation(self, out[0])
+
+    # ---- what was read before ----
+
+    def save_prefixes(self, path: str | os.PathLike[str], key: bytes) -> int:
+        """Writes what the engine has read and still keeps to a file, for `load_prefixes` of a later process; returns how many
+        tokens. `key`: 1 to 64 bytes that name the model, say its hash. Generations go on meanwhile. Raises ModelFileError if
+        the file cannot be written.
+        """
+        return self._prefixes("cactus_engine_save_prefixes", path, key)
+
+    def load_prefixes(self, path: str | os.PathLike[str], key: bytes) -> int:
+        """Takes back what `save_prefixes` wrote, as far as memory allows; returns how many tokens are there now. Raises
+        ModelFileError if there is no such file, ModelFormatError if it is damaged or was saved under another key, by another
+        version, or with another kind of keys and values.
+        """
+        return self._prefixes("cactus_engine_load_prefixes", path, key)
+
+    def _prefixes(self, function: str, path: str | os.PathLike[str], key: bytes) -> int:
+        ffi, lib = _ffi.load()
+        n_tokens, error = ffi.new("uint64_t *"), _status.new_error()
+        with self._in_use() as engine:
+            status = getattr(lib, function)(
+                engine, path_bytes(path), ffi.from_buffer("uint8_t[]", key), len(key), n_tokens, error
+            )
+            _status.check(status, error)
+        return int(n_tokens[0])
 
     # ---- description ----
 

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cactus_py.errors import ConfigError, UnknownModelError
+from cactus_py.hub.files import digest_of_listing
 from cactus_py.hub.sources import parse_source, redact
 
 if sys.version_info >= (3, 11):
@@ -25,7 +26,7 @@ else:
     import tomli as tomllib
 
 NAME_PATTERN = r"[a-z0-9](?:[a-z0-9._-]{0,98}[a-z0-9])?"
-FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,190}\.gguf"
+FILE_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]{0,190}"
 INPUT_PATTERN = r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*){0,3}"
 _NAME = re.compile(NAME_PATTERN)
 
@@ -52,7 +53,7 @@ class Part(BaseModel):
 
 
 class Input(BaseModel):
-    """A file of a checkpoint that a model is converted from."""
+    """A file of a checkpoint that a model is converted from, or of a folder that a model is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,6 +67,9 @@ class CatalogEntry(BaseModel):
 
     With format "safetensors" the sources are folders (they end in "/") that hold the `inputs`; the file is made of these, with
     matrices of the type that `quantisation` names. A conversion gives the same bytes everywhere, so the hash holds for it too.
+
+    With format "ctranslate2" the sources are folders too, and what is installed is a folder called `file` that holds the
+    `inputs` as they are; `size_bytes` is their sum, `sha256` that of their listing (see files.digest_of_listing).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,7 +85,7 @@ class CatalogEntry(BaseModel):
     file: str = Field(pattern=f"^(?:{FILE_PATTERN})$")
     size_bytes: SizeBytes
     sha256: Sha256
-    format: Literal["gguf", "safetensors"] = "gguf"  # of what the sources hold
+    format: Literal["gguf", "safetensors", "ctranslate2"] = "gguf"  # of what the sources hold
     sources: tuple[SourceSpec, ...] = ()  # each holds the whole file, or all inputs; tried in this order
     inputs: tuple[Input, ...] = ()
     parts: tuple[Part, ...] = ()  # tried after the sources
@@ -92,17 +96,28 @@ class CatalogEntry(BaseModel):
             raise ValueError("neither sources nor parts are given")
         if self.parts and sum(part.size_bytes for part in self.parts) != self.size_bytes:
             raise ValueError("the sizes of the parts do not add up to size_bytes")
-        converts = self.format == "safetensors"
-        if converts != bool(self.inputs) or (converts and self.parts):
-            raise ValueError("inputs, and no parts, belong to the format safetensors")
+        converts, is_folder = self.format == "safetensors", self.format == "ctranslate2"
+        if (converts or is_folder) != bool(self.inputs) or (self.inputs and self.parts):
+            raise ValueError("inputs, and no parts, belong to the formats safetensors and ctranslate2")
+        if self.file.endswith(".gguf") == is_folder:
+            raise ValueError("file must end in '.gguf', and with the format ctranslate2 it must not")
+        if is_folder and sum(item.size_bytes for item in self.inputs) != self.size_bytes:
+            raise ValueError("the sizes of the inputs do not add up to size_bytes")
+        if is_folder and digest_of_listing({item.file: item.sha256 for item in self.inputs}) != self.sha256:
+            raise ValueError("sha256 is not that of the inputs' listing")
         if len({item.file for item in self.inputs}) != len(self.inputs):
             raise ValueError("an input is listed twice")
         if converts and self.quantisation.lower() not in ("f32", "f16", "bf16", "q8_0"):
             raise ValueError(f"quantisation {self.quantisation!r} is not a type that a conversion makes")
         for spec in self.sources:
-            if spec.endswith("/") != converts:
-                raise ValueError(f"source {spec!r} must {'' if converts else 'not '}end in '/'")
+            if spec.endswith("/") != bool(self.inputs):
+                raise ValueError(f"source {spec!r} must {'' if self.inputs else 'not '}end in '/'")
         return self
+
+    @property
+    def transcribes(self) -> bool:
+        """Whether it turns speech into text."""
+        return self.architecture == "whisper"
 
 
 class Catalog:
@@ -148,6 +163,17 @@ class Catalog:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def capabilities(architecture: str | None) -> list[str]:
+    """What a model of an architecture can be asked for; nothing where that is not known."""
+    if architecture is None:
+        return []
+    if "whisper" in architecture:
+        return ["transcription"]
+    if "bert" in architecture:
+        return ["embeddings"]
+    return ["chat", "completions"]
 
 
 def is_name(text: str) -> bool:

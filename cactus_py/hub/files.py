@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from cactus_py.errors import StoreError
@@ -115,8 +115,22 @@ class HashingFile:
         self.close()
 
 
+def digest_of_listing(digests: Mapping[str, str]) -> str:
+    """One SHA-256 for the files of a folder: that of the lines `sha256sum` prints of them, sorted by path."""
+    lines = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """The files of a folder and of those in it, by path. Raises StoreError if it cannot be read."""
+    with storing(folder, "read"):
+        return sorted(path for path in folder.rglob("*") if not path.is_dir())
+
+
 def sha256_of(path: Path, progress: ProgressCallback = silent) -> str:
-    """Hash of a file, reporting phase "verify". Raises StoreError if it cannot be read."""
+    """Hash of a file, or of a folder's listing, reporting phase "verify". Raises StoreError if it cannot be read."""
+    if path.is_dir():
+        return digest_of_listing({file.relative_to(path).as_posix(): sha256_of(file, progress) for file in files_below(path)})
     digest = hashlib.sha256()
     done = 0
     with storing(path, "read"), path.open("rb") as file:

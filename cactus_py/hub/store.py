@@ -1,6 +1,7 @@
 """The local store: models that were pulled, each in a folder of its own, next to what is being pulled.
 
     HOME/models/NAME/FILE.gguf       the weights, complete and verified: they only appear here by a rename
+    HOME/models/NAME/FOLDER/         the same, for a model that is several files (CTranslate2)
     HOME/models/NAME/model.json      what they are and where they came from (Record)
     HOME/models/.partial/NAME/       unfinished downloads, which the next pull resumes
     HOME/models/.locks/NAME.lock     held by the process that pulls or removes NAME
@@ -58,7 +59,7 @@ class Record:
 
 @dataclass(frozen=True)
 class InstalledModel:
-    """A model in the store. `path` existed, with the recorded size, when this was made."""
+    """A model in the store. `path`, a file or a CTranslate2 folder, existed, with the recorded size, when this was made."""
 
     name: str
     path: Path
@@ -92,7 +93,7 @@ class Store:
             return None
         path = self.path(name, record.file)
         try:
-            if not path.is_file() or path.stat().st_size != record.size_bytes:
+            if size_bytes_of(path) != record.size_bytes:
                 return None
         except OSError:
             return None
@@ -127,10 +128,16 @@ class Store:
             os.close(fd)  # frees the lock; the file stays, for removing it would let two processes hold one lock each
 
     def install(self, finished: Path, name: str, file: str, *, size_bytes: int, sha256: str, source: str) -> InstalledModel:
-        """Moves a verified file, written on this store's file system and synced, into place and records it."""
+        """Moves a verified file or folder, written on this store's file system and synced, into place and records it."""
         folder, target = self.path(name), self.path(name, file)
         with storing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            if finished.is_dir():
+                for inner in (finished, *(path for path in finished.rglob("*") if path.is_dir())):
+                    sync_folder(inner)
+                if target != finished and target.exists():  # no rename replaces a folder that holds something
+                    (folder / _RECORD).unlink(missing_ok=True)  # first: what is left after a failure is no model
+                    shutil.rmtree(target)
         replace(finished, target)
         pulled_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         record = Record(name=name, file=file, size_bytes=size_bytes, sha256=sha256, source=source, pulled_at=pulled_at)
@@ -197,6 +204,22 @@ class Store:
         if not inside:
             raise StoreError(f"{path} leads out of the model store {self.models}; remove that link.")
         return path
+
+
+def is_model_folder(path: Path | str) -> bool:
+    """Whether this is the path of a folder with a model in the format of CTranslate2."""
+    try:
+        folder = Path(path).expanduser()
+        return (folder / "model.bin").is_file() and (folder / "config.json").is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, no such user, a NUL
+        return False
+
+
+def size_bytes_of(path: Path) -> int | None:
+    """Bytes of a model: of its file, or of all files in its folder; None if there is neither. Raises OSError."""
+    if path.is_file():
+        return path.stat().st_size
+    return _size_bytes(path) if path.is_dir() else None
 
 
 def _try_lock(fd: int, path: Path) -> bool:

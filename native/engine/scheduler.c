@@ -266,7 +266,7 @@ static void index_pages(cactus_engine *e, cactus_request *r)
     r->state_node = generated ? node : CT_PREFIX_NONE;
 }
 
-/* Whether another request is about to compute the very page that this one needs next. */
+/* Whether another request is just computing the very page that this one needs next, or a part of it. */
 static bool twin_ahead(const cactus_engine *e, const cactus_request *r)
 {
     size_t end = r->n_computed + CT_PAGE_TOKENS;
@@ -274,7 +274,7 @@ static bool twin_ahead(const cactus_engine *e, const cactus_request *r)
     for (int32_t i = 0; i < e->n_running; i++) {
         const cactus_request *q = e->running[i];
         if (q == r || q->chunk == 0 || !q->shares || q->beyond_context != r->beyond_context) continue;
-        if (q->n_computed > r->n_computed || ct_min_size(q->n_computed + q->chunk, q->n_tokens) < end) continue;
+        if (q->n_tokens < end || q->n_computed >= end || q->n_computed + q->chunk <= r->n_computed) continue;
         if (memcmp(q->tokens, r->tokens, end * sizeof *r->tokens) == 0) return true;
     }
     return false;

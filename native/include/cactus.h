@@ -243,6 +243,15 @@ CACTUS_API cactus_status cactus_engine_logits(cactus_engine *engine, const int32
 /* log p(ids[i] | ids[0..i-1]) for i >= 1 as float32 [n_ids - 1], without storing [n_ids, n_vocab]. */
 CACTUS_API cactus_status cactus_engine_logprobs(cactus_engine *engine, const int32_t *ids, size_t n_ids, float *logprobs, cactus_error *err);
 
+/* What was read and is kept, to a file and back: pages of keys and values by the tokens that they hold. key [n_key <= 64] names the model,
+ * say by its hash; a file with another key, of another engine version, layout or length, or with a wrong checksum is refused (FORMAT).
+ * n_tokens (may be NULL): how many were saved, or were loaded and are there now. Loading stops where memory ends. The file appears
+ * whole or not at all; requests go on meanwhile. Errors: IO, FORMAT, ARGUMENT, MEMORY, CANCELLED. */
+CACTUS_API cactus_status cactus_engine_save_prefixes(cactus_engine *engine, const char *path, const uint8_t *key, size_t n_key,
+                                                     uint64_t *n_tokens, cactus_error *err);
+CACTUS_API cactus_status cactus_engine_load_prefixes(cactus_engine *engine, const char *path, const uint8_t *key, size_t n_key,
+                                                     uint64_t *n_tokens, cactus_error *err);
+
 /* ---- requests ----------------------------------------------------------------------------------------------------- */
 
 typedef struct cactus_request cactus_request;

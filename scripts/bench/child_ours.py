@@ -20,7 +20,7 @@ class Ours:
 
     def __init__(self, job: Job, n_ctx: int, n_sequences: int) -> None:
         self._job = job
-        options = {"threads": job.threads, "context": n_ctx, **job.options}
+        options = {"threads": job.threads, "context": n_ctx, "share_prefixes": False, **job.options}
         self._model = Model.load(job.model, **options)
         if n_sequences > 1:  # whose keys and values must fit together; how much that is, only a loaded model says
             memory = self._model.memory()

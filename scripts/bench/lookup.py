@@ -66,7 +66,7 @@ def main() -> None:
             parser.error(f"--{name} is {value}; it must be at least {least}" + (f" and at most {most}" if most else ""))
     sampling = {"temperature": options.temperature, "seed": 1}
 
-    with Model.load(options.model, threads=options.threads) as model:
+    with Model.load(options.model, threads=options.threads, share_prefixes=False) as model:
         for kind, requests in prompts().items():
             if options.only not in (None, kind):
                 continue

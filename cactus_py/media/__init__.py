@@ -1,0 +1,1 @@
+"""Sounds and pictures as what a model computes on."""

@@ -1,0 +1,562 @@
+"""The page at `/` in a real browser: headless Chromium against a server of this machine.
+
+What the page shows is compared with what the server was told to say (`web_host`), and once with a model that really runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import struct
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the server extra is not installed")
+pytest.importorskip("uvicorn", reason="the server extra is not installed")
+pytest.importorskip("multipart", reason="the server extra is not installed")
+pytest.importorskip("selenium", reason="selenium is not installed")
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from web_host import HOSTILE, KEY, Host, serving
+
+from cactus_py import AsyncClient
+from cactus_py.serving import web
+
+CHROMIUM = next((path for name in ("chromium", "google-chrome", "chromium-browser") if (path := shutil.which(name))), None)
+DRIVER = shutil.which("chromedriver")
+PNG = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+WAIT_S = 30
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None or DRIVER is None, reason="chromium or chromedriver is not installed")
+
+
+class Page:
+    """One tab."""
+
+    def __init__(self, driver: Any, host: Host) -> None:
+        self.driver = driver
+        self.host = host
+        driver.get(host.url)
+        self.until(lambda: self.one("#model").is_enabled() or self.text("#notice"))
+
+    def one(self, css: str) -> Any:
+        return self.driver.find_element(By.CSS_SELECTOR, css)
+
+    def all(self, css: str) -> list[Any]:
+        found: list[Any] = self.driver.find_elements(By.CSS_SELECTOR, css)
+        return found
+
+    def text(self, css: str) -> str:
+        """What an element says; nothing where there is none. Hidden text counts as none."""
+        found = self.all(css)
+        return str(found[-1].text) if found else ""
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        return WebDriverWait(self.driver, WAIT_S, poll_frequency=0.05).until(lambda _: condition())
+
+    def run(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def choose(self, model: str) -> None:
+        Select(self.one("#model")).select_by_value(model)
+
+    def ask(self, text: str) -> None:
+        self.one("#input").send_keys(text + Keys.ENTER)
+
+    def answered(self) -> Any:
+        """The last answer, once it is complete."""
+        self.until(lambda: self.all(".message.assistant.last") and not self.all("[aria-busy]"))
+        return self.one(".message.assistant.last")
+
+    def problems(self) -> list[str]:
+        """What the console has to complain about. A refused request is logged there by the browser itself."""
+        lines = [entry["message"] for entry in self.driver.get_log("browser")]
+        return [line for line in lines if "Failed to load resource" not in line]
+
+    def requests(self) -> list[str]:
+        """The addresses of all requests since the last call, as the browser's network layer saw them."""
+        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
+        sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+        return [params["request"]["url"] for params in sent]
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    """One browser for all tests; every test loads the page anew."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,860"]
+    flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--disable-background-networking"]
+    for flag in flags:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(scope="module")
+def scripted() -> Iterator[Host]:
+    with serving(Host(None)) as host:
+        yield host
+
+
+@pytest.fixture
+def page(driver: Any, scripted: Host) -> Iterator[Page]:
+    """The page over scripted models. Whatever a test does: no complaint of the browser, no request to anybody else."""
+    driver.get("about:blank")
+    driver.get_log("browser")
+    driver.get_log("performance")
+    scripted.chats.clear()
+    scripted.sounds.clear()
+    page = Page(driver, scripted)
+    yield page
+    page.run("localStorage.clear(); sessionStorage.clear()")
+    assert page.problems() == []
+    elsewhere = [url for url in page.requests() if not url.startswith((scripted.url, "data:", "blob:", "about:"))]
+    assert elsewhere == []
+
+
+# ---- what needs no browser -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_is_what_the_table_says() -> None:
+    folder = Path(web.__file__).parent
+    assert {path.name for path in folder.iterdir() if path.suffix not in (".py", ".pyc") and path.is_file()} == set(web.FILES)
+    for name in web.FILES:
+        assert web.read(name) == (folder / name).read_bytes()
+    for name in ("../metrics.py", "__init__.py", "", "INDEX.HTML"):
+        with pytest.raises(KeyError):
+            web.read(name)
+
+
+def test_nothing_in_the_page_makes_markup_of_text_or_loads_from_elsewhere() -> None:
+    for name in web.FILES:
+        text = web.read(name).decode()
+        for word in (
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            " style=",
+            "onclick=",
+        ):
+            assert word not in text, (name, word)
+        for url in ("http:", "https:", "//cdn"):
+            for at in (i for i in range(len(text)) if text.startswith(url, i)):
+                around = text[at : at + 30]
+                assert around.startswith(("http://www.w3.org/2000/svg", 'http:", "https:"', 'https:", "mailto:"')), (
+                    name,
+                    around,
+                )
+
+
+def test_the_policy_is_strict() -> None:
+    policy = dict(part.split(" ", 1) for part in web.HEADERS["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["require-trusted-types-for"] == "'script'"
+    assert "unsafe" not in web.HEADERS["Content-Security-Policy"]
+
+
+# ---- chat ----------------------------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_an_answer(page: Page) -> None:
+    page.ask("How do cacti store water?")
+    answer = page.answered()
+    assert page.one(".message.user .text").text == "How do cacti store water?"
+    assert answer.find_element(By.CSS_SELECTOR, "strong").text == "thick stems"
+    assert [item.text.split("\n")[0] for item in answer.find_elements(By.CSS_SELECTOR, ".answer > ol > li")] == [
+        "Ribs fold like an accordion, so that the stem can swell.",
+        "Wax on the skin holds vapour back.",
+        "Pores open in the dark, see CAM.",
+    ]
+    assert len(answer.find_elements(By.CSS_SELECTOR, "ol ul > li")) == 2
+    assert answer.find_element(By.CSS_SELECTOR, "pre code").text.startswith("def stored_litres(")
+    assert len(answer.find_elements(By.CSS_SELECTOR, "tbody td")) == 6
+    link = answer.find_element(By.CSS_SELECTOR, "a")
+    assert link.get_attribute("rel") == "noopener noreferrer nofollow"
+    facts = [fact.text for fact in answer.find_elements(By.CSS_SELECTOR, ".fact")]
+    assert facts[:5] == ["script-7b", "local", "87 % sure", "321 tokens", "123.4 tokens/s"]
+    assert facts[5].startswith("first token ")
+    assert page.host.chats[-1] == {
+        "model": "script",
+        "messages": [{"role": "user", "content": "How do cacti store water?"}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert page.one("#spoken").get_attribute("textContent").startswith("Answer: Cacti keep water")
+
+
+@needs_browser
+def test_reasoning_is_folded(page: Page) -> None:
+    page.ask("Why?")
+    answer = page.answered()
+    thought = answer.find_element(By.CSS_SELECTOR, ".reasoning .text")
+    assert not thought.is_displayed()
+    answer.find_element(By.CSS_SELECTOR, "summary").click()
+    assert thought.text == "The reader asks about water."
+
+
+@needs_browser
+def test_turns_settings_and_another_answer(page: Page) -> None:
+    page.one("#settings-open").click()
+    page.one("#system").send_keys("Be brief.")
+    page.one("#temperature").send_keys("0.7")
+    page.one("#max_tokens").send_keys("64")
+    page.one("#settings").send_keys(Keys.ESCAPE)
+    page.until(lambda: not page.one("#settings").is_displayed())
+    page.ask("One")
+    page.answered()
+    page.ask("Two")
+    page.answered()
+    sent = page.host.chats[-1]
+    assert [message["role"] for message in sent["messages"]] == ["system", "user", "assistant", "user"]
+    assert (sent["temperature"], sent["max_tokens"]) == (0.7, 64)
+    page.one(".message.last .again").click()
+    page.until(lambda: len(page.host.chats) == 3)
+    page.answered()
+    assert page.host.chats[2] == sent
+    assert len(page.all(".message")) == 4
+    page.one(".message.user button").click()  # edit the first question: what followed is gone
+    assert page.all(".message") == []
+    assert page.one("#input").get_attribute("value") == "One"
+
+
+@needs_browser
+def test_a_setting_out_of_range_is_said(page: Page) -> None:
+    page.one("#settings-open").click()
+    page.one("#temperature").send_keys("9")
+    page.one("#settings").send_keys(Keys.ESCAPE)
+    page.until(lambda: not page.one("#settings").is_displayed())
+    page.ask("Hello")
+    page.answered()
+    assert page.text(".failure").startswith("Temperature: ")
+    assert page.host.chats == []
+
+
+@needs_browser
+def test_stop(page: Page) -> None:
+    page.host.closed.clear()
+    page.choose("endless")
+    page.ask("Go on")
+    page.until(lambda: "word5" in page.text(".answer"))
+    assert page.one("#stop").is_displayed() and not page.one("#send").is_displayed()
+    page.until(lambda: any(fact.endswith("tokens/s") for fact in page.text(".about").split("\n")))  # while it runs
+    page.one("#stop").click()
+    answer = page.answered()
+    assert "stopped" in answer.find_element(By.CSS_SELECTOR, ".about").text
+    assert page.host.closed.wait(WAIT_S)  # the server saw it
+    shown = page.text(".answer")
+    time.sleep(0.3)
+    assert page.text(".answer") == shown
+    assert page.one("#send").is_displayed()
+
+
+@needs_browser
+def test_tool_calls(page: Page) -> None:
+    page.one("#settings-open").click()
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    page.one("#tools").send_keys(json.dumps(tools))
+    page.one("#settings").send_keys(Keys.ESCAPE)
+    page.until(lambda: not page.one("#settings").is_displayed())
+    page.ask("Weather?")
+    page.answered()
+    assert page.text(".call .code-head") == "Tool call: weather"
+    assert json.loads(page.text(".call code")) == {"city": "<b>Graz</b>"}
+    assert page.host.chats[-1]["tools"] == tools
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("failing", "The prompt is longer than the context."),
+        ("broken", "The connection ended before the answer did."),
+    ],
+)
+def test_failures_are_one_sentence(page: Page, model: str, sentence: str) -> None:
+    page.choose(model)
+    page.ask("Hello")
+    page.answered()
+    assert page.text(".failure") == sentence
+
+
+@needs_browser
+def test_markup_stays_text(page: Page) -> None:
+    """In a question, in an answer, in a conversation from a file."""
+    page.choose("hostile")
+    title = page.driver.title
+    page.ask("<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>")
+    page.answered()
+    assert page.text(".message.user .text").startswith("<img src=x onerror=")
+    assert "<img src=x onerror=" in page.text(".answer p")
+    assert page.text(".answer pre") == "<script>document.title='owned'</script>"
+    hostile = {
+        "role": "assistant",
+        "text": HOSTILE,
+        "reasoning": HOSTILE,
+        "failure": HOSTILE,
+        "about": {"model": "<img src=x>"},
+    }
+    attached = [
+        {"kind": "image", "name": "x", "url": "https://elsewhere.invalid/x.png"},
+        {"kind": "image", "url": "data:image/svg+xml,x"},
+    ]
+    conversation = {"title": "<img src=x>", "messages": [{"role": "user", "text": "x", "attached": attached}, hostile, None, 7]}
+    exported = {"format": "cactus-py conversations", "version": 1, "conversations": [conversation, None]}
+    page.run(
+        """const files = new DataTransfer();
+           files.items.add(new File([arguments[0]], "c.json"));
+           const field = document.getElementById("import-file");
+           field.files = files.files;
+           field.dispatchEvent(new Event("change"));""",
+        json.dumps(exported),
+    )
+    page.until(lambda: page.text("#conversations .current .title") == "<img src=x>")
+    assert page.all("#log img") == page.all("#log script") == page.all("#log svg[onload]") == []
+    links = [link.get_attribute("href") for link in page.all("#log a")]
+    assert set(links) <= {"https://elsewhere.invalid/p.png"}  # a picture is a link, and nothing has loaded it
+    assert page.driver.title == title
+
+
+@needs_browser
+def test_the_policy_holds(page: Page) -> None:
+    """A script that somehow came into the page would not run, nor reach anybody, nor make markup of text."""
+    page.run(
+        """const script = document.createElement("script");
+           try { script.textContent = "document.title = 1" } catch { }
+           document.body.append(script)"""
+    )
+    assert page.driver.title == "cactus"
+    assert (
+        page.run("try { document.body.innerHTML += '<b>x</b>'; return 'made' } catch (error) { return error.name }")
+        == "TypeError"
+    )
+    asked = "return fetch('https://elsewhere.invalid/').then(() => 'sent', (error) => error.name)"
+    assert page.run(asked) == "TypeError"
+    problems = page.problems()
+    assert problems and [line for line in problems if "Content Security Policy" not in line and "Trusted" not in line] == []
+    page.requests()
+
+
+# ---- conversations, theme, keys ------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_conversations(page: Page) -> None:
+    page.ask("First question")
+    page.answered()
+    page.one("#new").click()
+    assert page.all(".message") == []
+    page.ask("Second question")
+    page.answered()
+    titles = [button.text for button in page.all("#conversations .title")]
+    assert titles == ["Second question", "First question"]
+    page.all("#conversations .title")[1].click()
+    assert page.text(".message.user .text") == "First question"
+    exported = page.run(
+        """const make = URL.createObjectURL;
+           const made = new Promise((resolve) => {
+             URL.createObjectURL = (blob) => { resolve(blob.text()); return make(blob); };
+           });
+           document.getElementById("export").click();
+           URL.createObjectURL = make;
+           return made;"""
+    )
+    read = json.loads(exported)
+    assert [one["title"] for one in read["conversations"]] == titles
+    assert read["conversations"][0]["messages"][1]["about"]["confidence"] == 0.87
+    page.one("#conversations .current .icon-button").click()
+    assert [button.text for button in page.all("#conversations .title")] == ["Second question"]
+
+
+@needs_browser
+def test_colours(page: Page) -> None:
+    def ground() -> str:
+        return str(page.run("return getComputedStyle(document.body).backgroundColor"))
+
+    seen = {}
+    for theme in ("light", "dark", "as the system"):
+        page.one("#theme").click()
+        assert page.one("#theme").get_attribute("aria-label") == f"Colours: {theme}"
+        seen[theme] = ground()
+    assert seen["light"] != seen["dark"]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]})
+    assert ground() == seen["dark"]
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+
+
+@needs_browser
+def test_a_narrow_screen(page: Page) -> None:
+    size = {"width": 360, "height": 700, "deviceScaleFactor": 1, "mobile": True}
+    page.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        page.ask("How?")
+        page.answered()
+        assert page.run("return document.documentElement.scrollWidth") <= 360
+        assert not page.one("#side").is_displayed()
+        page.one("#side-open").click()
+        page.until(lambda: page.one("#new").is_displayed())
+        page.one("body").send_keys(Keys.ESCAPE)
+        page.until(lambda: not page.one("#side").is_displayed())
+    finally:
+        page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@needs_browser
+def test_everything_has_a_name_and_can_be_reached_by_keyboard(page: Page) -> None:
+    page.ask("How?")
+    page.answered()
+    nameless = page.run(
+        """return [...document.querySelectorAll("button, input, select, textarea")].filter((node) =>
+             !node.closest("[aria-hidden=true]") && node.type !== "file" && !node.textContent.trim() &&
+             !node.getAttribute("aria-label") && !node.labels?.length).map((node) => node.outerHTML)"""
+    )
+    assert nameless == []
+    page.run("document.activeElement.blur(); window.scrollTo(0, 0)")
+    reached = set()
+    for _ in range(40):
+        page.driver.switch_to.active_element.send_keys(Keys.TAB)
+        reached.add(page.run("return document.activeElement.id"))
+    assert {"new", "export", "theme", "model", "settings-open", "input", "send"} <= reached
+
+
+@needs_browser
+def test_live_view(page: Page) -> None:
+    page.until(lambda: float(page.text("#live-rate") or 0) > 20)  # 40 or 55 tokens per second
+    assert page.text("#live-kv-text") == "42 %"  # 84 of 200 pages
+    assert page.text("#live-queue") == "2 running"
+    assert len(page.one("#live-line").get_attribute("points").split()) >= 1
+
+
+@needs_browser
+def test_a_server_that_wants_a_key(driver: Any) -> None:
+    with serving(Host(None, key=KEY)) as host:
+        page = Page(driver, host)
+        page.until(lambda: page.one("#settings").is_displayed())
+        assert page.text("#notice").startswith("This server wants an API key")
+        page.one("#key").send_keys(KEY)
+        page.one("#settings").send_keys(Keys.ESCAPE)
+        page.until(lambda: page.one("#model").is_enabled())
+        assert page.text("#notice") == ""
+        page.ask("Hello")
+        assert "thick stems" in page.answered().text
+        assert page.run("return JSON.stringify({...localStorage})").find(KEY) < 0
+        assert KEY in page.run("return JSON.stringify({...sessionStorage})")
+        driver.get_log("browser")
+
+
+# ---- attachments ---------------------------------------------------------------------------------------------------------
+
+
+def wav_file(seconds: float) -> bytes:
+    """A tone in stereo at 44.1 kHz, which the page has to mix and resample."""
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(44100)
+        n = int(44100 * seconds)
+        file.writeframes(b"".join(struct.pack("<hh", *((int(9000 * ((i // 50) % 2 * 2 - 1)),) * 2)) for i in range(n)))
+    return out.getvalue()
+
+
+@needs_browser
+def test_attachments_are_offered_where_the_model_can(page: Page) -> None:
+    offered = {}
+    for model in ("hostile", "senses", "scribe"):
+        page.choose(model)
+        offered[model] = [name for name in ("image", "audio", "mic") if page.one(f"#attach-{name}").is_displayed()]
+    # The microphone is there for every model, because another one of this server can write down what is said.
+    assert offered == {"hostile": ["mic"], "senses": ["image", "audio", "mic"], "scribe": ["audio", "mic"]}
+
+
+@needs_browser
+def test_image_and_sound(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "dot.png").write_bytes(PNG)
+    (tmp_path / "tone.wav").write_bytes(wav_file(0.5))
+    page.choose("senses")
+    page.one("#image-file").send_keys(str(tmp_path / "dot.png"))
+    page.until(lambda: len(page.all("#attached li")) == 1)
+    page.one("#audio-file").send_keys(str(tmp_path / "tone.wav"))
+    page.until(lambda: len(page.all("#attached li")) == 2)
+    assert "tone.wav · 0.5 s" in page.text("#attached")
+    page.ask("What is it?")
+    assert page.answered().find_element(By.CSS_SELECTOR, ".answer").text == "I see and hear it."
+    picture, sound, text = page.host.chats[-1]["messages"][0]["content"]
+    assert picture == {"type": "image_url", "image_url": {"url": "data:image/png;base64," + base64.b64encode(PNG).decode()}}
+    assert text == {"type": "text", "text": "What is it?"}
+    assert sound["input_audio"]["format"] == "wav"
+    with wave.open(io.BytesIO(base64.b64decode(sound["input_audio"]["data"]))) as file:
+        assert (file.getnchannels(), file.getsampwidth(), file.getframerate()) == (1, 2, 16000)
+        assert file.getnframes() == pytest.approx(8000, abs=2)
+        frames = file.readframes(4000)
+    assert max(struct.unpack(f"<{len(frames) // 2}h", frames)) == pytest.approx(9000, rel=0.35)  # a square wave overshoots
+
+
+@needs_browser
+def test_a_file_that_is_no_sound(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(100))
+    page.choose("senses")
+    page.one("#audio-file").send_keys(str(tmp_path / "noise.wav"))
+    page.until(lambda: page.text("#notice") == "This file holds no sound that the browser can read.")
+
+
+@needs_browser
+def test_microphone(page: Page) -> None:
+    """With a chat model the sound becomes the text of the message; with a transcription model, the question itself."""
+    page.one("#attach-mic").click()
+    page.until(lambda: page.text("#recording") == "Recording…")
+    time.sleep(0.6)
+    page.one("#attach-mic").click()
+    page.until(lambda: page.one("#input").get_attribute("value") == "what was said")
+    with wave.open(io.BytesIO(page.host.sounds[0])) as file:
+        assert file.getframerate() == 16000 and file.getnframes() > 1600
+
+    page.choose("scribe")
+    assert not page.one("#input").is_enabled()
+    page.one("#attach-mic").click()
+    page.until(lambda: page.text("#recording") == "Recording…")
+    time.sleep(0.6)
+    page.one("#attach-mic").click()
+    page.until(lambda: page.all("#attached li"))
+    page.one("#send").click()
+    assert page.answered().find_element(By.CSS_SELECTOR, ".answer").text == "what was said"
+    assert len(page.host.sounds) == 2
+
+
+# ---- a model that really runs ----------------------------------------------------------------------------------------------
+
+
+@needs_browser
+def test_a_real_model(driver: Any, smollm2_path: Path) -> None:
+    client = AsyncClient(str(smollm2_path), threads=1)
+    with serving(Host(client, scripts=False)) as host:
+        page = Page(driver, host)
+        page.one("#settings-open").click()
+        page.one("#temperature").send_keys("0")
+        page.one("#max_tokens").send_keys("24")
+        page.one("#settings").send_keys(Keys.ESCAPE)
+        page.until(lambda: not page.one("#settings").is_displayed())
+        page.ask("What is the capital of France?")
+        answer = page.answered()
+        assert "Paris" in answer.find_element(By.CSS_SELECTOR, ".answer").text
+        facts = answer.find_element(By.CSS_SELECTOR, ".about").text
+        assert "local" in facts and "tokens/s" in facts and "first token" in facts
+        assert page.problems() == []
+    client._core.close()
