@@ -369,7 +369,6 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},

@@ -71,7 +71,7 @@ class Vocabulary(Protocol):
 
     @property
     def info(self) -> TokenizerInfo: ...
-    def encode(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]: ...
+    def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]: ...
     def token_bytes(self, token_id: int, /) -> bytes: ...
     def ids_with(self, *names: str) -> list[int]: ...
 
@@ -346,7 +346,20 @@ class Structured:
         self._controls = {spelled[i]: i for i in sorted(controls, reverse=True)}
         self.controls = frozenset(controls)
         ends = sorted(self.ends)
-        self._tokens = self._tokenizer(spelled, sorted(controls), ends, tokenizer.encode)
+        self.by_bytes: dict[bytes, int] = {}
+        for i in range(self.n_vocab - 1, -1, -1):
+            if self.token_bytes[i]:
+                self.by_bytes[self.token_bytes[i]] = i
+        self.longest = max(map(len, self.by_bytes), default=0)
+
+        def encode(text: str | bytes) -> list[int]:
+            raw = text.encode() if isinstance(text, str) else text
+            ids = tokenizer.encode(raw)
+            if b"".join(self.token_bytes[i] for i in ids) == raw:
+                return ids
+            return self.cut(raw)[0]  # SentencePiece puts a space in front, others normalise: not what a grammar means
+
+        self._tokens = self._tokenizer(spelled, sorted(controls), ends, encode)
 
         # The same control tokens with the same ids, and behind them a token for each byte.
         self.first_byte = (self.n_vocab + 31) // 32 * 32
@@ -354,17 +367,27 @@ class Structured:
         single += [b""] * (self.first_byte - self.n_vocab) + [bytes([byte]) for byte in range(256)]
         first = self.first_byte
         self._bytes = self._tokenizer(
-            single, sorted(controls), ends, lambda text: [first + b for b in text.encode()], slices=[]
+            single,
+            sorted(controls),
+            ends,
+            lambda text: [first + b for b in (text.encode() if isinstance(text, str) else text)],
+            slices=[],
         )
 
-        self.by_bytes: dict[bytes, int] = {}
-        for i in range(self.n_vocab - 1, -1, -1):
-            if self.token_bytes[i]:
-                self.by_bytes[self.token_bytes[i]] = i
-        self.longest = max(map(len, self.by_bytes), default=0)
         plain = re.compile(rb'[^"\\\x00-\x1f]+')
         self.plain = self._bits(np, lambda raw: plain.fullmatch(raw) is not None)  # what a free text goes on with
         self.digits = self._bits(np, lambda raw: raw[:1].isdigit())
+
+    def cut(self, raw: bytes) -> tuple[list[int], bytes]:
+        """Bytes as tokens, each the longest that fits, and what of them no token begins."""
+        ids: list[int] = []
+        while raw:
+            n = next((n for n in range(min(self.longest, len(raw)), 0, -1) if raw[:n] in self.by_bytes), 0)
+            if n == 0:
+                break
+            ids.append(self.by_bytes[raw[:n]])
+            raw = raw[n:]
+        return ids, raw
 
     def _tokenizer(self, tokens: list[bytes], controls: list[int], ends: list[int], encode: Any, **options: Any) -> Any:
         class Wrapped:
@@ -374,7 +397,7 @@ class Structured:
                 self.tokens, self.special_token_ids = tokens, controls
                 self.eos_token_id, self.bos_token_id = ends[0], None
 
-            def __call__(self, text: str) -> list[int]:
+            def __call__(self, text: str | bytes) -> list[int]:
                 ids: list[int] = encode(text)
                 return ids
 
@@ -749,12 +772,11 @@ class Constraint:
             if step >= first:
                 run += bytes([step - first])
                 continue
-            while run:
-                n = next((n for n in range(min(owner.longest, len(run)), 0, -1) if run[:n] in owner.by_bytes), 0)
-                if n == 0:
-                    return None
-                ids.append(owner.by_bytes[run[:n]])
-                run = run[n:]
+            cut, rest = owner.cut(run)
+            if rest:
+                return None
+            ids += cut
+            run = b""
             if step >= 0:
                 ids.append(step)
         return ids
