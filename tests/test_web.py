@@ -361,6 +361,36 @@ def test_the_policy_holds(page: Page) -> None:
     page.requests()
 
 
+@needs_browser
+def test_events_cut_anywhere(page: Page) -> None:
+    """Server-sent events as the standard has them, in two pieces cut at every byte, and byte by byte."""
+    text = 'data: {"a": "ä🌵"}\n\n: a comment\r\n\r\ndata:x\ndata: y\r\rid: 7\nevent: z\n\ndata: [DONE]\n\n'
+    differing = page.driver.execute_async_script(
+        """const [text, expected, done] = arguments;
+        import("/web/api.js").then(async ({ events }) => {
+          const stream = (pieces) => new ReadableStream({
+            start(controller) {
+              pieces.forEach((piece) => controller.enqueue(piece));
+              controller.close();
+            },
+          });
+          const bytes = new TextEncoder().encode(text);
+          const cuts = [...bytes.keys()].map((cut) => [bytes.slice(0, cut), bytes.slice(cut)]);
+          cuts.push([...bytes].map((byte) => Uint8Array.of(byte)));
+          const found = [];
+          for (const pieces of cuts) {
+            const got = [];
+            for await (const data of events(stream(pieces))) got.push(data);
+            if (JSON.stringify(got) !== JSON.stringify(expected)) found.push(got);
+          }
+          done(found);
+        }).catch((error) => done(String(error)));""",
+        text,
+        ['{"a": "ä🌵"}', "x\ny", "[DONE]"],
+    )
+    assert differing == []
+
+
 # ---- markdown ------------------------------------------------------------------------------------------------------------
 
 RENDER = """const [text, done] = arguments;
