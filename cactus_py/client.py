@@ -75,6 +75,11 @@ class GenerationOptions(TypedDict, total=False):
     frequency_penalty: float | None
     repetition_penalty: float | None
     logit_bias: Mapping[Any, float] | None
+    response_format: Mapping[str, Any] | None
+    guided_json: Mapping[str, Any] | str | None
+    guided_regex: str | None
+    guided_choice: Sequence[str] | None
+    guided_grammar: str | None
     context_policy: Literal["error", "shift"]
     user: str | None
     route: Literal["auto", "local", "cloud"]
@@ -98,7 +103,6 @@ class ChatOptions(GenerationOptions, total=False):
     tools: Sequence[Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
-    response_format: Mapping[str, Any] | None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None
     reasoning_format: Literal["auto", "none"]
     chat_template_kwargs: Mapping[str, Any] | None

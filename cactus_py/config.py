@@ -2,7 +2,9 @@
 
 The file is $CACTUS_PY_CONFIG, or config.toml in the home folder ($CACTUS_PY_HOME, or the platform's place for data). It is
 TOML, with the fields of `Settings` as keys. In the environment a field is CACTUS_PY_ and its name in capitals, but for the two
-that the whole world shares, OPENAI_API_KEY and OPENAI_BASE_URL. An empty variable counts as absent; tables are JSON there.
+that the whole world shares, OPENAI_API_KEY and OPENAI_BASE_URL. An empty variable counts as absent; tables are JSON there. What
+concerns the server is the table [serve]; in the environment its fields begin with CACTUS_PY_SERVE_, and lists are separated by
+commas.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
 from pydantic import (
     AliasChoices,
@@ -35,7 +37,15 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_TRANSCRIPTION_MODEL", "PipelineSettings", "Settings", "StepSettings", "load_settings"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_TRANSCRIPTION_MODEL",
+    "PipelineSettings",
+    "Serve",
+    "Settings",
+    "StepSettings",
+    "load_settings",
+]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_TRANSCRIPTION_MODEL = "whisper-tiny.en"
@@ -114,6 +124,34 @@ class PipelineSettings(BaseModel):
     steps: Annotated[list[StepSettings], Field(min_length=1, max_length=16)]
 
 
+class Serve(BaseModel):
+    """What `cactus-py serve` can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address to listen on. Any but this machine's own (127.0.0.1, ::1, localhost) demands an API key."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0: any that is free."""
+    models: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Models to load at the start, the first of them for requests that name none; empty: the setting `model`."""
+    api_keys: list[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default_factory=list)
+    """Hashes of the keys that requests may carry ("sha256:" and 64 hexadecimal digits, as `serve --new-key` prints them). With
+    none, requests need no key."""
+    cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(default_factory=list)
+    """Web pages of these origins may call the server ("https://example.com"; "*": of all); empty: of none but its own."""
+    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    """Longest time for one request, loading its model not counted."""
+    grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long requests that run may go on when the server is told to stop."""
+    max_body: Annotated[Bytes, Field(ge=1024)] = 32 << 20
+    """Largest body of a request."""
+    log: bool = True
+    """Whether each request is logged: one line of JSON on standard error."""
+    log_prompts: bool = False
+    """Whether those lines hold what was asked."""
+
+
 class Settings(BaseSettings):
     """Everything that can be set from outside the program."""
 
@@ -171,6 +209,8 @@ class Settings(BaseSettings):
     """Where the cloud endpoint is; None: OpenAI's own."""
     cloud_model: str | None = None
     """The model to ask for there."""
+    serve: Serve = Field(default_factory=Serve)
+    """The server."""
 
     @classmethod
     def settings_customise_sources(
@@ -182,7 +222,23 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         home = init_settings().get("home")
-        return init_settings, env_settings, _FileSource(settings_cls, home)
+        return init_settings, _ServeSource(settings_cls), env_settings, _FileSource(settings_cls, home)
+
+
+class _ServeSource(PydanticBaseSettingsSource):
+    """The environment's variables for the table [serve]."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # all fields come at once, in __call__
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, field in Serve.model_fields.items():
+            text = os.environ.get(_PREFIX + "SERVE_" + name.upper())
+            if text:
+                is_list = get_origin(field.annotation) is list
+                values[name] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+        return {"serve": values} if values else {}
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -254,6 +310,8 @@ def _where(field: str, given: Mapping[str, Any], inside: str = "") -> str:
     if field in given:
         return f"{field}{inside}" if inside else f"{field}="
     variable = field.upper() if field.startswith("openai_") else _PREFIX + field.upper()
+    if field == "serve" and inside.startswith("."):  # fields of this table have variables of their own
+        variable, inside = f"{variable}_{inside[1:].upper()}", ""
     if os.environ.get(variable):
         return f"{variable}{inside}"
     return f"{field}{inside} in the configuration file"

@@ -23,7 +23,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that asks for real weights."""
     for item in items:
-        if {"smollm2_path", "gemma3_path"} & set(getattr(item, "fixturenames", ())):
+        if {"smollm2_path", "gemma3_path", "whisper_path"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.weights)
 
 
@@ -91,3 +91,17 @@ def smollm2_path(weights_home: Path) -> Path:
 def gemma3_path(weights_home: Path) -> Path:
     """Gemma 3 270M (base) Q4_K_M."""
     return fetched("gemma-3-270m", weights_home)
+
+
+@pytest.fixture(scope="session")
+def whisper_path(weights_home: Path) -> Path:
+    """Whisper tiny (English), a CTranslate2 folder. Skips, by name, where it cannot be had or run."""
+    from cactus_py.backends import faster_whisper
+    from cactus_py.errors import DownloadError
+
+    if not faster_whisper.installed():
+        pytest.skip("faster-whisper is not installed (the extra whisper)")
+    try:
+        return fetched("whisper-tiny.en", weights_home)
+    except DownloadError as error:
+        pytest.skip(f"Whisper's weights cannot be had: {error}")

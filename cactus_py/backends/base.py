@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from ..engine import EngineActivity
+    from ..prompting.calls import ToolCallDelta
     from ..types import (
         ChatCompletionRequest,
         CompletionRequest,
@@ -38,7 +39,7 @@ __all__ = [
     "TokenInfo",
 ]
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,14 @@ class TokenInfo:
 class Delta:
     """What one event adds to the answer `index`: text (whole characters), tokens (only if the request wants
     log-probabilities), and, on the answer's last event, why it ended. `reasoning`: the text is what the model thought, not
-    what it answers."""
+    what it answers. `tool_call`: what is added to a call; there is no text then."""
 
     index: int
     text: str
     tokens: tuple[TokenInfo, ...] = ()
     finish_reason: FinishReason | None = None
     reasoning: bool = False
+    tool_call: ToolCallDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,15 @@ class Reply(ABC):
     @abstractmethod
     def __next__(self) -> Delta:
         """The next event; waits for it."""
+
+    def read(self) -> list[Delta]:
+        """Every event that is there, waiting for the first of them; none after the end."""
+        delta = next(self, None)
+        return [] if delta is None else [delta]
+
+    def rest(self) -> list[Delta]:
+        """Every event that is still to come, for one who wants none of them before the end."""
+        return list(self)
 
     @abstractmethod
     def cancel(self) -> None:

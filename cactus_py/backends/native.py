@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from secrets import randbits
@@ -15,11 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .. import hub
 from ..engine import EngineActivity, Generation, Model, Token
 from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError
+from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
-from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
+from ..prompting.reasoning import Format, Markers, Separator, Spelled, detect, separator
+from ..prompting.structured import Constraint, Grammar, Structured, json_rule, lark_grammar, reasoning_prefix, request_grammar
 from ..prompting.template import ChatTemplate
+from ..prompting.tools import Format as ToolFormat
+from ..prompting.tools import Offer, grammar, offer
+from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -226,19 +232,27 @@ class NativeBackend:
 
     def chat(self, request: ChatCompletionRequest) -> Reply:
         _refuse_unsupported(request)
+        offered = offer(request)
+        form = request_grammar(request)
         messages = template_messages(request.messages)
-        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, loaded, deadline))
+        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, offered, form, loaded, deadline))
 
     def _chat(
         self,
         request: ChatCompletionRequest,
         messages: list[dict[str, Any]],
+        offered: Offer | None,
+        form: Grammar | None,
         loaded: _LoadedModel,
         deadline: float | None,
     ) -> _NativeReply:
         with loaded.in_use() as model:
             prompt = fit_messages(
-                partial(loaded.encoder.encode, variables=loaded.variables(request)),
+                partial(
+                    loaded.encoder.encode,
+                    tools=None if offered is None else offered.definitions,
+                    variables=loaded.variables(request),
+                ),
                 messages,
                 context_tokens=model.context,
                 policy=request.context_policy,
@@ -246,10 +260,12 @@ class NativeBackend:
             )
             n_top = (request.top_logprobs or 0) if request.logprobs else None
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
-            markers = [loaded.separate(request, prompt.ids, stop) for _ in range(request.n or 1)]
-            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop)
+            markers = [loaded.separate(request, prompt.ids, stop, offered) for _ in range(request.n or 1)]
+            constraints = loaded.constraints(request, prompt, loaded.call_grammar(offered, form), reasons=True)
+            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop, constraints=constraints)
             for answer, taker in zip(answers, markers, strict=True):
                 answer.markers = taker
+                answer.marks = loaded.marks(offered)
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -258,9 +274,12 @@ class NativeBackend:
             raise InvalidRequestError("suffix is not supported: local models only continue text at its end", "suffix")
         if request.best_of is not None and request.best_of != n:
             raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
-        return self._replied(request, lambda loaded, deadline: self._complete(request, n, loaded, deadline))
+        grammar = request_grammar(request)
+        return self._replied(request, lambda loaded, deadline: self._complete(request, n, grammar, loaded, deadline))
 
-    def _complete(self, request: CompletionRequest, n: int, loaded: _LoadedModel, deadline: float | None) -> _NativeReply:
+    def _complete(
+        self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
+    ) -> _NativeReply:
         answers: list[_Answer] = []
         prompts: list[FittedPrompt] = []
         try:
@@ -277,9 +296,17 @@ class NativeBackend:
                             n_reply=0 if request.max_tokens == 0 else 1,
                         )
                     )
+                constraints = [loaded.constraints(request, prompt, grammar) for prompt in prompts]
                 for position, prompt in enumerate(prompts):
                     echo = loaded.echo(request, request.prompts[position], prompt.ids) if request.echo else None
-                    answers += loaded.start(request, prompt, request.logprobs, first_index=position * n, echo=echo)
+                    answers += loaded.start(
+                        request,
+                        prompt,
+                        request.logprobs,
+                        first_index=position * n,
+                        echo=echo,
+                        constraints=constraints[position],
+                    )
         except BaseException:
             for answer in answers:
                 answer.close()
@@ -309,6 +336,9 @@ class _LoadedModel:
         self._encoder: PromptEncoder | None = None
         self._format: Format | None = None
         self._marks: dict[int, str] = {}  # control tokens that belong to the format
+        self._tool_format: ToolFormat | None = None
+        self._tool_marks: dict[int, str] = {}  # the same, of the format of calls
+        self._structured: Structured | None = None
 
     @contextmanager
     def in_use(self) -> Iterator[Model | LlamaModel]:
@@ -356,10 +386,16 @@ class _LoadedModel:
                 )
                 template, tool_template = find(), find(name="tool_use")
                 self._format = detect(template.source + tool_template.source, special)
+                self._tool_format = detect_tools(template.source + tool_template.source, special)
+
+                def control(markers: Sequence[str]) -> dict[int, str]:
+                    marks = {special[text]: text for text in markers if text in special}
+                    return {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
+
                 if self._format is not None:
-                    marks = {special[text]: text for text in self._format.markers if text in special}
-                    self._marks = {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
-                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template)
+                    self._marks = control(self._format.markers)
+                self._tool_marks = control(self._tool_format.markers)
+                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template, form=self._tool_format)
             return self._encoder
 
     def variables(self, request: ChatCompletionRequest) -> dict[str, Any]:
@@ -382,13 +418,67 @@ class _LoadedModel:
             variables = {**{name: value for name, value in switches.items() if name in known}, **variables}
         return variables
 
-    def separate(self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str]) -> Markers | None:
-        """What takes reasoning out of one answer to this prompt; None if the model marks none. Call inside `in_use`."""
-        _ = self.encoder  # which finds the format
-        if self._format is None:
+    def separate(
+        self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str], offered: Offer | None
+    ) -> Markers | None:
+        """What takes reasoning and calls out of one answer to this prompt; None if there can be neither. Call inside
+        `in_use`."""
+        _ = self.encoder  # which finds the formats
+        if self._format is None and offered is None:
             return None
-        end = b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
-        return Markers(Spelled() if request.reasoning_format == "none" else separator(self._format, end), stop)
+        inner: Separator = Spelled()
+        if self._format is not None and request.reasoning_format != "none":
+            inner = separator(self._format, self._prompt_end(ids))
+        if offered is None or self._tool_format is None:
+            return Markers(inner, stop)
+        parser = CallParser(self._tool_format, offered.schemas, single=offered.single)
+        return Markers(CallSeparator(inner, parser, tuple(self._marks.values())), stop)
+
+    @property
+    def structured(self) -> Structured:
+        """What makes grammars of this model's vocabulary. Raises MissingExtraError. Call inside `in_use`."""
+        with self._encoder_lock:
+            if self._structured is None:
+                if not isinstance(self._model, Model):
+                    message = "structured output is not supported: llama.cpp runs this model, and has no masks here"
+                    raise InvalidRequestError(message, "response_format")
+                self._structured = Structured(self._model.tokenizer)
+            return self._structured
+
+    def call_grammar(self, offered: Offer | None, asked: Grammar | None) -> Grammar | None:
+        """The form of an answer that may or must call: `asked` is that of one that does not. Raises InvalidRequestError. Call
+        inside `in_use`."""
+        _ = self.encoder  # which finds the format of calls
+        form = self._tool_format
+        if offered is None or form is None:
+            return asked
+        if asked is not None and not offered.required and not asked.is_json:
+            return asked  # which leaves no room for calls
+        if not offered.needs_grammar(form) and asked is None:
+            return None
+        answer = None if asked is None or offered.required else f"%json {asked.text}"
+        structured = self.structured
+        text = grammar(form, offered, literal=structured.literal, json_rule=partial(json_rule, param="tools"), answer=answer)
+        return lark_grammar(text, param="tools")
+
+    def constraints(
+        self, request: GenerationRequest, prompt: FittedPrompt, grammar: Grammar | None, *, reasons: bool = False
+    ) -> list[Constraint] | None:
+        """One constraint for each of the `n` answers; None if they are free. `reasons`: the model may think before it answers
+        in the form that was asked for. Raises InvalidRequestError. Call inside `in_use`."""
+        limit: int | None = getattr(request, "token_limit", None)
+        if grammar is None or limit == 0:
+            return None
+        _ = self.encoder  # which finds the format of the reasoning
+        structured, prefix = self.structured, None
+        if reasons and self._format is not None:
+            prefix = reasoning_prefix(self._format, self._prompt_end(prompt.ids), structured.marker)
+        room = self._model.context if request.context_policy == "shift" else self._model.context - len(prompt.ids)
+        budget = room if limit is None else min(room, limit)
+        return [structured.constraint(grammar, budget=budget, prefix=prefix) for _ in range(request.n or 1)]
+
+    def _prompt_end(self, ids: Sequence[int]) -> str:
+        return b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
 
     @cached_property
     def n_vocab(self) -> int:
@@ -432,9 +522,9 @@ class _LoadedModel:
                 raise InvalidRequestError(f"the prompt holds token {token}, but the model has only {self.n_vocab}", "prompt")
         return prompt
 
-    def mark_of(self, token: Token) -> str | None:
-        """The control token, spelled, if it is one that marks reasoning."""
-        return self._marks.get(token.id)
+    def marks(self, offered: Offer | None) -> dict[int, str]:
+        """Control tokens that mark reasoning or, where tools are on offer, calls: how they are spelled."""
+        return self._marks if offered is None else {**self._tool_marks, **self._marks}
 
     def start(
         self,
@@ -444,6 +534,7 @@ class _LoadedModel:
         first_index: int,
         echo: Delta | None = None,
         stop: Sequence[str] = (),
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[_Answer]:
         """Submits the `n` answers to one prompt; they run side by side, in one batch."""
         sampling = self._sampling(request, n_top)
@@ -462,8 +553,9 @@ class _LoadedModel:
                         context_policy=request.context_policy,
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
                         speculation=self._speculation,
+                        **({} if constraints is None else {"constrained": True}),
                     )
-                answers.append(_Answer(first_index + offset, generation, echo))
+                answers.append(_Answer(first_index + offset, generation, echo, constraints[offset] if constraints else None))
         except BaseException:
             for answer in answers:
                 answer.close()
@@ -535,12 +627,38 @@ class _LoadedModel:
 class _Answer:
     """One of the answers of a reply: what is echoed first, and the generation that follows, if any."""
 
-    def __init__(self, index: int, generation: Generation | LlamaGeneration | None, echo: Delta | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        generation: Generation | LlamaGeneration | None,
+        echo: Delta | None,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.index = index
         self.generation = generation
         self.echo = echo
-        self.markers: Markers | None = None  # takes its reasoning out, if the model marks it
+        self.constraint = constraint
+        self.markers: Markers | None = None  # takes its reasoning and its calls out, if there may be any
+        self.marks: Mapping[int, str] = {}  # control tokens that these look at
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
+        self._allow()
+
+    def follow(self, token: Token) -> Token:
+        """Tells the constraint of a token, and the engine at once what may come after it; computing goes on meanwhile. An
+        answer that is whole when its limit is reached has not been cut."""
+        constraint = self.constraint
+        if constraint is None or token.id < 0 or token.finish_reason not in (None, "length"):
+            return token
+        constraint.accept(token.id)
+        if token.finish_reason is None:
+            self._allow()
+        elif constraint.complete:
+            return replace(token, finish_reason="stop")
+        return token
+
+    def _allow(self) -> None:
+        if self.constraint is not None and isinstance(self.generation, Generation):
+            self.generation.set_mask(self.constraint.mask())
 
     def cancel(self) -> None:
         with self._lock:
@@ -578,6 +696,7 @@ class _NativeReply(Reply):
         self._prompts = prompts
         self.lease: Lease[_LoadedModel] | None = None  # given back when the reply is closed
         self._closed = False
+        self._failure: Exception | None = None
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
@@ -593,6 +712,36 @@ class _NativeReply(Reply):
                 self.close()
                 raise
         raise StopIteration
+
+    def read(self) -> list[Delta]:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        first = next(self, None)
+        if first is None:
+            return []
+        found = [first, *self._ready]
+        self._ready.clear()
+        n_idle = 0
+        try:
+            while n_idle < len(self._open):  # what else has come meanwhile
+                answer = self._open.pop(0)
+                deltas = self._take(answer, 0.0)
+                n_idle = n_idle + 1 if deltas is None else 0
+                if not deltas or deltas[-1].finish_reason is None:
+                    self._open.append(answer)
+                found += deltas or ()
+        except Exception as error:
+            self.close()
+            self._failure = error  # for the next call: what came before it counts
+        return found
+
+    def rest(self) -> list[Delta]:
+        for answer in self._open:
+            if isinstance(answer.generation, Generation) and getattr(answer, "constraint", None) is None:
+                while not answer.generation.wait_end(self._remaining(_WAIT_SECONDS)):
+                    self._check_time()
+        return list(self)
 
     def _poll(self) -> None:
         """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
@@ -621,6 +770,7 @@ class _NativeReply(Reply):
             raise RequestCancelledError("the request was cancelled") from None
         if token is None:
             return None
+        token = answer.follow(token)
         finish = token.finish_reason
         if finish == "cancelled":
             raise RequestCancelledError("the request was cancelled, or its client was closed")
@@ -630,17 +780,22 @@ class _NativeReply(Reply):
         infos = () if info is None else (info,)
         if answer.markers is None:
             return [Delta(answer.index, token.text, infos, finish)]
-        deltas = self._separated(answer.index, answer.markers, token, infos)
-        return deltas if finish is None else [*deltas, Delta(answer.index, "", (), finish)]
+        deltas = self._separated(answer, answer.markers, token, infos)
+        if finish is None:
+            return deltas
+        called = isinstance(answer.markers.separator, CallSeparator) and answer.markers.separator.n_calls > 0
+        return [*deltas, Delta(answer.index, "", (), "tool_calls" if called and finish == "stop" else finish)]
 
-    def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
-        """The event's text, taken apart into reasoning and content."""
-        mark = self._loaded.mark_of(token)
+    def _separated(self, answer: _Answer, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
+        """The event's text, taken apart into reasoning, content and calls."""
+        mark = answer.marks.get(token.id)
         generated = self._loaded.text_of(token) if markers.needs_text and mark is None and token.id >= 0 else ""
         pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
         if token.finish_reason is not None:
+            if isinstance(markers.separator, CallSeparator):
+                markers.separator.complete = token.finish_reason == "stop"
             pieces += markers.finish()
-        return [Delta(index, piece.text, piece.tokens, None, piece.reasoning) for piece in pieces]
+        return [Delta(answer.index, piece.text, piece.tokens, None, piece.reasoning, piece.call) for piece in pieces]
 
     def _remaining(self, wait_seconds: float) -> float:
         if self._deadline is None:
@@ -719,15 +874,6 @@ def _modified_at(path: Path) -> int:
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:
     """One sentence about the first thing that a request asks for and this backend does not do."""
     wants = (
-        ("tools", bool(request.tools) and request.tool_choice != "none", "tool calling"),
-        ("tool_choice", request.tool_choice not in (None, "none", "auto"), "tool calling"),
-        ("functions", bool(request.functions) and request.function_call != "none", "function calling"),
-        ("function_call", request.function_call not in (None, "none", "auto"), "function calling"),
-        (
-            "response_format",
-            request.response_format is not None and request.response_format.type != "text",
-            "structured output",
-        ),
         ("modalities", "audio" in (request.modalities or ()), "speech output"),
         ("audio", request.audio is not None, "speech output"),
         ("prediction", request.prediction is not None, "predicted output"),
