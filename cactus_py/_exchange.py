@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from .backends.base import Delta, Reply, TokenInfo
 from .errors import RequestCancelledError
+from .prompting.calls import ToolCallDelta
 from .types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -19,6 +20,8 @@ from .types import (
     ChatCompletionRequest,
     Choice,
     ChoiceDelta,
+    ChoiceDeltaFunctionCall,
+    ChoiceDeltaToolCall,
     ChoiceLogprobs,
     ChunkChoice,
     Completion,
@@ -27,10 +30,12 @@ from .types import (
     CompletionRequest,
     CompletionTokensDetails,
     CompletionUsage,
+    FunctionCall,
     GenerationRequest,
     PromptTokensDetails,
     Timings,
     TokenLogprob,
+    ToolCall,
     TopLogprob,
 )
 
@@ -69,6 +74,12 @@ class Work(Generic[Started, Result, Item]):
         self._reply: Started | None = None
         self._lock = threading.Lock()
         self._cancelled = False
+
+    @property
+    def reply(self) -> Started:
+        """The backend's reply."""
+        assert self._reply is not None, "open() comes first"
+        return self._reply
 
     def open(self) -> None:
         """Starts the reply. Raises whatever is wrong with the request, before a token is computed."""
@@ -131,12 +142,6 @@ class Exchange(Work[Reply, Result, Item]):
         assert self._frame is not None, "open() comes first"
         return self._frame
 
-    @property
-    def reply(self) -> Reply:
-        """The backend's reply."""
-        assert self._reply is not None, "open() comes first"
-        return self._reply
-
     def open(self) -> None:
         super().open()
         self._frame = _Frame(self.reply, self.n_answers)
@@ -189,7 +194,8 @@ class _Gathered:
         self.thoughts: list[str] = []
         self.tokens: list[TokenInfo] = []
         self.thought_tokens: list[TokenInfo] = []
-        self.finish_reason: Literal["stop", "length"] = "stop"
+        self.calls: dict[int, tuple[str, str, list[str]]] = {}  # id, name and pieces of the arguments
+        self.finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
 
     def add(self, delta: Delta) -> None:
         if delta.reasoning:
@@ -198,6 +204,9 @@ class _Gathered:
         else:
             self.texts.append(delta.text)
             self.tokens += delta.tokens
+        call = delta.tool_call
+        if call is not None:
+            self.calls.setdefault(call.index, (call.id or "", call.name or "", []))[2].append(call.arguments)
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
 
@@ -268,15 +277,26 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         choices = [
             Choice(
                 index=index,
-                message=ChatCompletionMessage(
-                    content="".join(answer.texts), reasoning_content="".join(answer.thoughts) or None
-                ),
+                message=self._message(request, answer),
                 logprobs=self._logprobs(request, answer.tokens, answer.thought_tokens),
-                finish_reason=answer.finish_reason,
+                finish_reason=_ending(request, answer.finish_reason),
             )
             for index, answer in answers
         ]
         return ChatCompletion(**frame.head("chatcmpl"), choices=choices, usage=frame.usage(), timings=frame.timings())
+
+    @staticmethod
+    def _message(request: ChatCompletionRequest, answer: _Gathered) -> ChatCompletionMessage:
+        text: str | None = "".join(answer.texts)
+        message = ChatCompletionMessage(content=text, reasoning_content="".join(answer.thoughts) or None)
+        if answer.calls:
+            functions = [(key, FunctionCall(name=name, arguments="".join(parts))) for key, name, parts in answer.calls.values()]
+            message.content = text or None
+            if request.functions:
+                message.function_call = functions[0][1]
+            else:
+                message.tool_calls = [ToolCall(id=key, function=function) for key, function in functions]
+        return message
 
     def pieces(
         self, frame: _Frame, request: ChatCompletionRequest, delta: Delta, *, is_last: bool
@@ -284,18 +304,29 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         head = frame.head("chatcmpl")
         if delta.index not in frame.begun:
             frame.begun.add(delta.index)
-            opening = ChoiceDelta(role="assistant", content="")
+            opening = ChoiceDelta(role="assistant", content=None if delta.tool_call is not None else "")
             yield ChatCompletionChunk(**head, choices=[ChunkChoice(index=delta.index, delta=opening)])
-        if delta.text or delta.tokens:
-            if delta.reasoning:
+        if delta.text or delta.tokens or delta.tool_call is not None:
+            if delta.tool_call is not None:
+                added, logprobs = self._called(request, delta.tool_call), self._logprobs(request, delta.tokens)
+            elif delta.reasoning:
                 added, logprobs = ChoiceDelta(reasoning_content=delta.text), self._logprobs(request, (), delta.tokens)
             else:
                 added, logprobs = ChoiceDelta(content=delta.text), self._logprobs(request, delta.tokens)
             choice = ChunkChoice(index=delta.index, delta=added, logprobs=logprobs)
             yield ChatCompletionChunk(**head, choices=[choice])
         if delta.finish_reason is not None:
-            choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(), finish_reason=delta.finish_reason)
+            ending = _ending(request, delta.finish_reason)
+            choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(), finish_reason=ending)
             yield ChatCompletionChunk(**head, choices=[choice], timings=frame.timings() if is_last else None)
+
+    @staticmethod
+    def _called(request: ChatCompletionRequest, call: ToolCallDelta) -> ChoiceDelta:
+        function = ChoiceDeltaFunctionCall(name=call.name, arguments=call.arguments)
+        if request.functions:
+            return ChoiceDelta(function_call=function)
+        kind: Literal["function"] | None = None if call.id is None else "function"
+        return ChoiceDelta(tool_calls=[ChoiceDeltaToolCall(index=call.index, id=call.id, type=kind, function=function)])
 
     def usage(self, frame: _Frame) -> ChatCompletionChunk:
         return ChatCompletionChunk(**frame.head("chatcmpl"), choices=[], usage=frame.usage())
@@ -324,6 +355,13 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         return ChoiceLogprobs(content=entries(tokens), reasoning_content=entries(thought) if thought else None)
 
 
+def _ending(
+    request: ChatCompletionRequest, reason: Literal["stop", "length", "tool_calls"]
+) -> Literal["stop", "length", "tool_calls", "function_call"]:
+    """Why an answer ended, in the words of the request: `functions` are what tools were called before."""
+    return "function_call" if reason == "tool_calls" and request.functions else reason
+
+
 class _CompletionKind(Kind[Completion, Completion]):
     def whole(self, frame: _Frame, request: CompletionRequest, answers: Sequence[tuple[int, _Gathered]]) -> Completion:
         choices = [
@@ -331,7 +369,7 @@ class _CompletionKind(Kind[Completion, Completion]):
                 index=index,
                 text="".join(answer.texts),
                 logprobs=self._logprobs(frame, request, index, answer.tokens),
-                finish_reason=answer.finish_reason,
+                finish_reason="length" if answer.finish_reason == "length" else "stop",
             )
             for index, answer in answers
         ]
@@ -344,7 +382,7 @@ class _CompletionKind(Kind[Completion, Completion]):
             index=delta.index,
             text=delta.text,
             logprobs=self._logprobs(frame, request, delta.index, delta.tokens),
-            finish_reason=delta.finish_reason,
+            finish_reason="stop" if delta.finish_reason == "tool_calls" else delta.finish_reason,
         )
         yield Completion(**frame.head("cmpl"), choices=[choice], timings=frame.timings() if is_last else None)
 

@@ -144,7 +144,7 @@ class Serve(BaseModel):
     """Longest time for one request, loading its model not counted."""
     grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long requests that run may go on when the server is told to stop."""
-    max_body_bytes: Annotated[int, Field(ge=1024, le=2**40)] = 32 << 20
+    max_body: Annotated[Bytes, Field(ge=1024)] = 32 << 20
     """Largest body of a request."""
     log: bool = True
     """Whether each request is logged: one line of JSON on standard error."""

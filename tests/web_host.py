@@ -1,4 +1,4 @@
-"""A server for the page alone: its files as the real server sends them, a real client, and models that follow a script.
+"""A server for the page alone: its files as the real server sends them, and models that follow a script.
 
 The scripts say what no small model says on request: markup, reasoning, tool calls, errors, an answer that never ends.
 """
@@ -18,9 +18,8 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from cactus_py import AsyncClient, CactusError
 from cactus_py.serving import web
-from cactus_py.serving.metrics import CONTENT_TYPE, Metrics
+from cactus_py.serving.metrics import Metrics
 
 __all__ = ["HOSTILE", "KEY", "SHOWCASE", "Host", "serving"]
 
@@ -68,10 +67,8 @@ def _chunk(delta: dict[str, Any], finish: str | None = None, **more: Any) -> dic
 class Host:
     """The application and what it saw: bodies of chats, sounds that were sent."""
 
-    def __init__(self, client: AsyncClient | None, *, key: str | None = None, scripts: bool = True) -> None:
-        self.client = client
+    def __init__(self, *, key: str | None = None) -> None:
         self.key = key
-        self.scripts = scripts
         self.chats: list[dict[str, Any]] = []
         self.sounds: list[bytes] = []
         self.closed = threading.Event()  # a reader of the endless answer has gone
@@ -84,7 +81,6 @@ class Host:
         self.app.add_api_route("/v1/chat/completions", self._chat, methods=["POST"])
         self.app.add_api_route("/v1/audio/transcriptions", self._transcribe, methods=["POST"])
         self.app.add_api_route("/stats", self._stats, methods=["GET"])
-        self.app.add_api_route("/metrics", self._metrics, methods=["GET"])
         self.url = ""
 
     def _refused(self, request: Request) -> Response | None:
@@ -100,8 +96,7 @@ class Host:
     async def _models(self, request: Request) -> Response:
         if (refused := self._refused(request)) is not None:
             return refused
-        cards = [] if self.client is None else [card.model_dump() for card in (await self.client.models.list()).data]
-        return JSONResponse({"object": "list", "data": [*(_CARDS if self.scripts else []), *cards]})
+        return JSONResponse({"object": "list", "data": _CARDS})
 
     async def _stats(self) -> Response:
         self.generated += 40 if self.generated % 3 else 55
@@ -109,9 +104,6 @@ class Host:
         fields = {name: 0 for name in (*names, "evicted_pages")}
         pages = {"kv_pages": 200, "kv_pages_used": 84, "kv_pages_cached": 40, "generated_tokens": self.generated}
         return JSONResponse(self.metrics.stats({"script": SimpleNamespace(**{**fields, **pages, "running": 2})}))
-
-    async def _metrics(self) -> Response:
-        return Response(self.metrics.render(), media_type=CONTENT_TYPE)
 
     async def _transcribe(self, request: Request) -> Response:
         form = await request.form()
@@ -127,26 +119,14 @@ class Host:
         self.chats.append(body)
         if body["model"] == "failing":
             return JSONResponse({"error": {"message": "The prompt is longer than the context."}}, 400)
-        events = self._script(body) if body["model"] in {card["id"] for card in _CARDS} else self._real(body)
 
         async def lines() -> AsyncIterator[str]:
-            async for event in events:
+            async for event in self._script(body):
                 yield f"data: {json.dumps(event)}\n\n"
             if body["model"] != "broken":
                 yield "data: [DONE]\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
-
-    async def _real(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        assert self.client is not None
-        with self.metrics.begin("chat", body["model"]) as span:
-            try:
-                async for chunk in await self.client.chat.completions.create(**body):
-                    span.tokens(1)
-                    yield chunk.model_dump(exclude_none=True)
-                span.end(200)
-            except CactusError as error:
-                yield {"error": {"message": str(error)}}
 
     async def _script(self, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         model = body["model"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
     from ..engine import EngineActivity
+    from ..prompting.calls import ToolCallDelta
     from ..types import (
         ChatCompletionRequest,
         CompletionRequest,
@@ -38,7 +39,7 @@ __all__ = [
     "TokenInfo",
 ]
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +66,14 @@ class TokenInfo:
 class Delta:
     """What one event adds to the answer `index`: text (whole characters), tokens (only if the request wants
     log-probabilities), and, on the answer's last event, why it ended. `reasoning`: the text is what the model thought, not
-    what it answers."""
+    what it answers. `tool_call`: what is added to a call; there is no text then."""
 
     index: int
     text: str
     tokens: tuple[TokenInfo, ...] = ()
     finish_reason: FinishReason | None = None
     reasoning: bool = False
+    tool_call: ToolCallDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)

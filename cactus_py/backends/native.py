@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from .. import hub
 from ..engine import EngineActivity, Generation, Model, Token
 from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError
+from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
-from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
-from ..prompting.structured import Constraint, Grammar, Structured, reasoning_prefix, request_grammar
+from ..prompting.reasoning import Format, Markers, Separator, Spelled, detect, separator
+from ..prompting.structured import Constraint, Grammar, Structured, json_rule, lark_grammar, reasoning_prefix, request_grammar
 from ..prompting.template import ChatTemplate
+from ..prompting.tools import Format as ToolFormat
+from ..prompting.tools import Offer, grammar, offer
+from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -228,21 +232,27 @@ class NativeBackend:
 
     def chat(self, request: ChatCompletionRequest) -> Reply:
         _refuse_unsupported(request)
-        grammar = request_grammar(request)
+        offered = offer(request)
+        form = request_grammar(request)
         messages = template_messages(request.messages)
-        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, grammar, loaded, deadline))
+        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, offered, form, loaded, deadline))
 
     def _chat(
         self,
         request: ChatCompletionRequest,
         messages: list[dict[str, Any]],
-        grammar: Grammar | None,
+        offered: Offer | None,
+        form: Grammar | None,
         loaded: _LoadedModel,
         deadline: float | None,
     ) -> _NativeReply:
         with loaded.in_use() as model:
             prompt = fit_messages(
-                partial(loaded.encoder.encode, variables=loaded.variables(request)),
+                partial(
+                    loaded.encoder.encode,
+                    tools=None if offered is None else offered.definitions,
+                    variables=loaded.variables(request),
+                ),
                 messages,
                 context_tokens=model.context,
                 policy=request.context_policy,
@@ -250,11 +260,12 @@ class NativeBackend:
             )
             n_top = (request.top_logprobs or 0) if request.logprobs else None
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
-            markers = [loaded.separate(request, prompt.ids, stop) for _ in range(request.n or 1)]
-            constraints = loaded.constraints(request, prompt, grammar, reasons=True)
+            markers = [loaded.separate(request, prompt.ids, stop, offered) for _ in range(request.n or 1)]
+            constraints = loaded.constraints(request, prompt, loaded.call_grammar(offered, form), reasons=True)
             answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop, constraints=constraints)
             for answer, taker in zip(answers, markers, strict=True):
                 answer.markers = taker
+                answer.marks = loaded.marks(offered)
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -325,6 +336,8 @@ class _LoadedModel:
         self._encoder: PromptEncoder | None = None
         self._format: Format | None = None
         self._marks: dict[int, str] = {}  # control tokens that belong to the format
+        self._tool_format: ToolFormat | None = None
+        self._tool_marks: dict[int, str] = {}  # the same, of the format of calls
         self._structured: Structured | None = None
 
     @contextmanager
@@ -373,10 +386,16 @@ class _LoadedModel:
                 )
                 template, tool_template = find(), find(name="tool_use")
                 self._format = detect(template.source + tool_template.source, special)
+                self._tool_format = detect_tools(template.source + tool_template.source, special)
+
+                def control(markers: Sequence[str]) -> dict[int, str]:
+                    marks = {special[text]: text for text in markers if text in special}
+                    return {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
+
                 if self._format is not None:
-                    marks = {special[text]: text for text in self._format.markers if text in special}
-                    self._marks = {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
-                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template)
+                    self._marks = control(self._format.markers)
+                self._tool_marks = control(self._tool_format.markers)
+                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template, form=self._tool_format)
             return self._encoder
 
     def variables(self, request: ChatCompletionRequest) -> dict[str, Any]:
@@ -399,13 +418,21 @@ class _LoadedModel:
             variables = {**{name: value for name, value in switches.items() if name in known}, **variables}
         return variables
 
-    def separate(self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str]) -> Markers | None:
-        """What takes reasoning out of one answer to this prompt; None if the model marks none. Call inside `in_use`."""
-        _ = self.encoder  # which finds the format
-        if self._format is None:
+    def separate(
+        self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str], offered: Offer | None
+    ) -> Markers | None:
+        """What takes reasoning and calls out of one answer to this prompt; None if there can be neither. Call inside
+        `in_use`."""
+        _ = self.encoder  # which finds the formats
+        if self._format is None and offered is None:
             return None
-        end = self._prompt_end(ids)
-        return Markers(Spelled() if request.reasoning_format == "none" else separator(self._format, end), stop)
+        inner: Separator = Spelled()
+        if self._format is not None and request.reasoning_format != "none":
+            inner = separator(self._format, self._prompt_end(ids))
+        if offered is None or self._tool_format is None:
+            return Markers(inner, stop)
+        parser = CallParser(self._tool_format, offered.schemas, single=offered.single)
+        return Markers(CallSeparator(inner, parser, tuple(self._marks.values())), stop)
 
     @property
     def structured(self) -> Structured:
@@ -417,6 +444,22 @@ class _LoadedModel:
                     raise InvalidRequestError(message, "response_format")
                 self._structured = Structured(self._model.tokenizer)
             return self._structured
+
+    def call_grammar(self, offered: Offer | None, asked: Grammar | None) -> Grammar | None:
+        """The form of an answer that may or must call: `asked` is that of one that does not. Raises InvalidRequestError. Call
+        inside `in_use`."""
+        _ = self.encoder  # which finds the format of calls
+        form = self._tool_format
+        if offered is None or form is None:
+            return asked
+        if asked is not None and not offered.required and not asked.is_json:
+            return asked  # which leaves no room for calls
+        if not offered.needs_grammar(form) and asked is None:
+            return None
+        answer = None if asked is None or offered.required else f"%json {asked.text}"
+        structured = self.structured
+        text = grammar(form, offered, literal=structured.literal, json_rule=partial(json_rule, param="tools"), answer=answer)
+        return lark_grammar(text, param="tools")
 
     def constraints(
         self, request: GenerationRequest, prompt: FittedPrompt, grammar: Grammar | None, *, reasons: bool = False
@@ -479,9 +522,9 @@ class _LoadedModel:
                 raise InvalidRequestError(f"the prompt holds token {token}, but the model has only {self.n_vocab}", "prompt")
         return prompt
 
-    def mark_of(self, token: Token) -> str | None:
-        """The control token, spelled, if it is one that marks reasoning."""
-        return self._marks.get(token.id)
+    def marks(self, offered: Offer | None) -> dict[int, str]:
+        """Control tokens that mark reasoning or, where tools are on offer, calls: how they are spelled."""
+        return self._marks if offered is None else {**self._tool_marks, **self._marks}
 
     def start(
         self,
@@ -595,7 +638,8 @@ class _Answer:
         self.generation = generation
         self.echo = echo
         self.constraint = constraint
-        self.markers: Markers | None = None  # takes its reasoning out, if the model marks it
+        self.markers: Markers | None = None  # takes its reasoning and its calls out, if there may be any
+        self.marks: Mapping[int, str] = {}  # control tokens that these look at
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
         self._allow()
 
@@ -736,17 +780,22 @@ class _NativeReply(Reply):
         infos = () if info is None else (info,)
         if answer.markers is None:
             return [Delta(answer.index, token.text, infos, finish)]
-        deltas = self._separated(answer.index, answer.markers, token, infos)
-        return deltas if finish is None else [*deltas, Delta(answer.index, "", (), finish)]
+        deltas = self._separated(answer, answer.markers, token, infos)
+        if finish is None:
+            return deltas
+        called = isinstance(answer.markers.separator, CallSeparator) and answer.markers.separator.n_calls > 0
+        return [*deltas, Delta(answer.index, "", (), "tool_calls" if called and finish == "stop" else finish)]
 
-    def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
-        """The event's text, taken apart into reasoning and content."""
-        mark = self._loaded.mark_of(token)
+    def _separated(self, answer: _Answer, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
+        """The event's text, taken apart into reasoning, content and calls."""
+        mark = answer.marks.get(token.id)
         generated = self._loaded.text_of(token) if markers.needs_text and mark is None and token.id >= 0 else ""
         pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
         if token.finish_reason is not None:
+            if isinstance(markers.separator, CallSeparator):
+                markers.separator.complete = token.finish_reason == "stop"
             pieces += markers.finish()
-        return [Delta(index, piece.text, piece.tokens, None, piece.reasoning) for piece in pieces]
+        return [Delta(answer.index, piece.text, piece.tokens, None, piece.reasoning, piece.call) for piece in pieces]
 
     def _remaining(self, wait_seconds: float) -> float:
         if self._deadline is None:
@@ -825,10 +874,6 @@ def _modified_at(path: Path) -> int:
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:
     """One sentence about the first thing that a request asks for and this backend does not do."""
     wants = (
-        ("tools", bool(request.tools) and request.tool_choice != "none", "tool calling"),
-        ("tool_choice", request.tool_choice not in (None, "none", "auto"), "tool calling"),
-        ("functions", bool(request.functions) and request.function_call != "none", "function calling"),
-        ("function_call", request.function_call not in (None, "none", "auto"), "function calling"),
         ("modalities", "audio" in (request.modalities or ()), "speech output"),
         ("audio", request.audio is not None, "speech output"),
         ("prediction", request.prediction is not None, "predicted output"),

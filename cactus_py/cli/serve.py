@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cactus_py.cli._talk import BackendOption, ContextOption, SpeculationOption, ThreadsOption
+
+if TYPE_CHECKING:
+    from cactus_py.client import ProgressCallback
 
 
 def command(
@@ -32,7 +35,7 @@ def command(
     speculation: SpeculationOption = None,
     backend: BackendOption = None,
     kv_memory: Annotated[
-        str | None, typer.Option("--kv-memory", help="Most memory for the keys and values of a model, as 512M or 2G.")
+        str | None, typer.Option("--kv-memory", help="Most memory for the keys and values of a model, as 512MiB or 2GB.")
     ] = None,
     memory_limit: Annotated[
         str | None, typer.Option("--memory-limit", help="Most memory for all models; the least recently used go first.")
@@ -49,7 +52,7 @@ def command(
     grace: Annotated[
         float | None, typer.Option("--grace", help="Seconds that requests may go on after a signal.", show_default="30")
     ] = None,
-    max_body: Annotated[str | None, typer.Option("--max-body", help="Largest body of a request.", show_default="32M")] = None,
+    max_body: Annotated[str | None, typer.Option("--max-body", help="Largest body of a request.", show_default="32MiB")] = None,
     cors_origin: Annotated[
         list[str] | None, typer.Option("--cors-origin", help="A web origin that may call the server; may be repeated.")
     ] = None,
@@ -79,7 +82,7 @@ def command(
         "api_keys": None if api_key_file is None else read_hashes(api_key_file),
         "timeout_s": timeout,
         "grace_s": grace,
-        "max_body_bytes": _bytes(max_body, "--max-body"),
+        "max_body": max_body,
         "cors_origins": cors_origin or None,
         "log_prompts": True if log_prompts else None,
         "log": False if quiet else None,
@@ -104,22 +107,23 @@ def command(
 def _run(settings: Any, as_json: bool) -> None:
     import asyncio
 
-    from cactus_py import AsyncClient, hub
+    from cactus_py import AsyncClient
     from cactus_py.cli._common import pull_progress
     from cactus_py.serving.app import create_app
     from cactus_py.serving.run import check, listen, run, url_of
 
     check(settings.serve)
     names = settings.serve.models or [settings.model]
-    client = AsyncClient(names[0], config=settings)
+    report: list[ProgressCallback] = []  # where the client's news of downloads go
+    client = AsyncClient(names[0], config=settings, progress=lambda *news: report[-1](*news) if report else None)
     app = create_app(settings, client)
     listener = listen(settings.serve)  # before the models: a port that is taken should not cost a download
     try:
-        store = hub.Store(settings.home)
         for name in names:
             with pull_progress(name) as progress:
-                hub.resolve(name, store=store, progress=progress)
-            asyncio.run(client.warm_up(name))
+                report[:] = [progress]
+                asyncio.run(client.warm_up(name))
+                report.clear()
 
         def ready() -> None:
             url = url_of(settings.serve, listener)
@@ -130,17 +134,3 @@ def _run(settings: Any, as_json: bool) -> None:
         listener.close()
         asyncio.run(client.close())
         sys.stdout.flush()
-
-
-def _bytes(text: str | None, option: str) -> int | None:
-    """A size in words: 1048576, 512M, 2G."""
-    if text is None:
-        return None
-    number, unit = (text[:-1], text[-1].upper()) if text[-1:].upper() in ("K", "M", "G") else (text, "")
-    try:
-        value = float(number) * {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}[unit]
-        if not 0 < value < 2**62:
-            raise ValueError
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no size; write bytes, or a number with K, M or G", param_hint=option) from None
-    return int(value)

@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from .._drive import Bridge
-from .._exchange import Exchange
+from .._exchange import Exchange, Work
 from ..errors import MissingExtraError, UnknownModelError
 from ..types import (
     ChatCompletion,
@@ -19,11 +19,15 @@ from ..types import (
     CompletionRequest,
     ModelCard,
     ModelList,
+    Transcription,
+    TranscriptionRequest,
+    Translation,
+    TranslationRequest,
 )
 from . import openapi
-from .body import limited, read_json
+from .body import limited, read_form, read_json
 from .errors import Failure, failure_of
-from .guard import Doorman, Guard, Record
+from .guard import Doorman, Guard, Record, log_failure
 from .metrics import CONTENT_TYPE, Metrics, Span
 from .wire import EventWriter, dumps, error_event
 
@@ -38,23 +42,12 @@ except ImportError:
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
+    from .._audio import SpeechWork
     from ..client import AsyncClient
     from ..config import Settings
+    from ..engine import EngineActivity
 
 __all__ = ["State", "create_app"]
-
-_BEGUN = b""  # a stream has begun: what is wrong with the request itself would have been said
-_WEB = Path(__file__).parent / "web"
-_PAGE = {"/": ("index.html", "text/html"), "/app.js": ("app.js", "text/javascript"), "/style.css": ("style.css", "text/css")}
-_PAGE_HEADERS = {
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
 
 
 class State:
@@ -65,11 +58,8 @@ class State:
         self.client = client
         self.stopping = False
         self.running: set[Callable[[], None]] = set()  # what cancels each request that is being answered
+        self.named = {client.settings.model, *settings.serve.models}  # at the start, so they are known
         self._known: set[str] = set()
-
-    @property
-    def default_model(self) -> str:
-        return self.settings.serve.models[0] if self.settings.serve.models else self.settings.model
 
     def cancel_all(self) -> None:
         for cancel in list(self.running):
@@ -78,14 +68,13 @@ class State:
     async def check_model(self, name: Any) -> None:
         """Whether requests may ask for it: what is on this machine, and was named at the start. A name must neither open a
         file nor start a download. Raises UnknownModelError."""
-        if not isinstance(name, str) or name in self._known or name == self.default_model or name in self.settings.serve.models:
+        if not isinstance(name, str) or name in self._known or name in self.named:
             return  # what is no name at all is refused with the rest of the request
         cards = (await self.client.models.list()).data
-        aliases = getattr(self.settings, "aliases", None) or {}
-        known = {*aliases, *(card.id for card in cards), *(alias for card in cards for alias in card.aliases)}
-        if name.partition("@")[0] not in known:
+        known = {name for card in cards for name in (card.id, *card.aliases)}
+        if name not in known and name.partition("@")[0] not in known:
             names = ", ".join(card.id for card in cards) or "none"
-            raise UnknownModelError(f'There is no model "{name[:200]}" on this server; there are: {names}.', name=name)
+            raise UnknownModelError(f'there is no model "{name[:200]}" on this server; there are: {names}', name=name)
         self._known.add(name)
 
 
@@ -104,7 +93,7 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
     """The server's application. Its `state.cactus` is the `State`; whoever runs it closes the client."""
     state = State(settings, client)
     serve = settings.serve
-    metrics = Metrics([state.default_model, *serve.models, *(getattr(settings, "aliases", None) or ())])
+    metrics = Metrics([*state.named, *settings.aliases, *settings.pipelines])
 
     def is_stopping() -> bool:
         return state.stopping
@@ -146,27 +135,50 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
 
     def generation(make: Callable[[Mapping[str, Any]], Exchange[Any, Any]]) -> Callable[..., Any]:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
-            record: Record = scope["record"]
-            receive = limited(scope, receive, serve.max_body_bytes)
+            receive = limited(scope, receive, serve.max_body)
             fields = await read_json(scope, receive)
-            await state.check_model(fields.get("model"))
-            if fields.get("model") is None:
-                fields["model"] = state.default_model
-            timeout_s = fields.get("timeout")
-            if timeout_s is None or (isinstance(timeout_s, (int, float)) and timeout_s > serve.timeout_s):
-                fields["timeout"] = serve.timeout_s
-            if serve.log_prompts:
-                record.prompt = fields.get("messages", fields.get("prompt"))
+            await begin(scope["record"], fields)
             exchange = make(fields)
-            record.model = fields["model"]
-            span = record.span = metrics.begin(scope["path"], record.model, choices=exchange.n_answers)
-            answer = _stream if exchange.request.stream else _whole
-            await answer(state, exchange, span, scope, receive, send)
+            span = scope["record"].span = metrics.begin(scope["path"], scope["record"].model, choices=exchange.n_answers)
+            if exchange.request.stream:
+                await _stream(state, _events(exchange), exchange, span, scope, receive, send)
+            else:
+                await _whole(state, exchange, span, scope, receive, send)
 
         return handler
 
+    def speech(make: Callable[[Any, Mapping[str, Any]], SpeechWork]) -> Callable[..., Any]:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            receive = limited(scope, receive, serve.max_body)
+            fields, file = await read_form(scope, receive, "file")
+            await begin(scope["record"], fields)
+            work = make(file, fields)
+            span = scope["record"].span = metrics.begin(scope["path"], scope["record"].model)
+            if fields.get("stream"):
+                await _stream(state, _spoken(work), work, span, scope, receive, send)
+            else:
+                await _whole(state, work, span, scope, receive, send)
+
+        return handler
+
+    async def begin(record: Record, fields: dict[str, Any]) -> None:
+        """What all requests have in common once they are read."""
+        await state.check_model(fields.get("model"))
+        record.model = fields["model"] if isinstance(fields.get("model"), str) else client.settings.model
+        timeout_s = fields.get("timeout")
+        if timeout_s is None or (isinstance(timeout_s, (int, float)) and timeout_s > serve.timeout_s):
+            fields["timeout"] = serve.timeout_s
+        if serve.log_prompts:
+            record.prompt = next((fields[name] for name in ("messages", "prompt", "input") if name in fields), None)
+
     post("/v1/chat/completions", generation(core.chat), **openapi.operation(ChatCompletionRequest, ChatCompletion))
     post("/v1/completions", generation(core.complete), **openapi.operation(CompletionRequest, Completion))
+    post(
+        "/v1/audio/transcriptions",
+        speech(core.transcribe),
+        **openapi.operation(TranscriptionRequest, Transcription, file="file"),
+    )
+    post("/v1/audio/translations", speech(core.translate), **openapi.operation(TranslationRequest, Translation, file="file"))
 
     @app.get("/v1/models", responses=openapi.answers(ModelList))
     async def models() -> Response:
@@ -182,7 +194,7 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
         found: dict[str, Any] = {"status": "stopping" if state.stopping else "ok"}
         if not serve.api_keys:
             found["requests"] = len(state.running)
-            found["models"] = {name: _activity(value) for name, value in (await _activities(client)).items()}
+            found["models"] = {name: asdict(value) for name, value in (await _activities(client)).items()}
         return Response(dumps(found), media_type="application/json")
 
     @app.get("/health/live")
@@ -197,37 +209,40 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
             return Response(b'{"status":"stopping"}', 503, media_type="application/json")
         return Response(b'{"status":"ready"}', media_type="application/json")
 
+    @app.get("/stats")
+    async def stats() -> Response:
+        """The same figures as /metrics, in short and as JSON, as the page shows them."""
+        return Response(dumps(metrics.stats(await _activities(client))), media_type="application/json")
+
     @app.get("/metrics")
     async def measured() -> Response:
         """Figures for Prometheus."""
         return Response(metrics.render(await _activities(client)), media_type=CONTENT_TYPE)
 
-    for path, (name, kind) in _PAGE.items():
-        if (_WEB / name).is_file():
-            app.add_api_route(path, _page(_WEB / name, kind), methods=["GET"], include_in_schema=False)
+    with contextlib.suppress(ImportError):
+        from . import web
+
+        for name in web.FILES:
+            for path in ("/web/" + name, "/") if name == "index.html" else ("/web/" + name,):
+                app.add_api_route(path, _page(web, name), methods=["GET"], include_in_schema=False)
 
     openapi.install(app)
     return app
 
 
-def _page(path: Path, kind: str) -> Callable[[], Any]:
-    content = path.read_bytes()
+def _page(web: Any, name: str) -> Callable[[], Any]:
+    content = web.read(name)
 
     async def page() -> Response:
-        return Response(content, media_type=kind, headers=_PAGE_HEADERS)
+        return Response(content, headers={**web.HEADERS, "content-type": web.FILES[name]})
 
     return page
 
 
-async def _activities(client: AsyncClient) -> Mapping[str, Any]:
-    backend = client._core.backend
-    activity = getattr(backend, "activity", None)
-    found: Mapping[str, Any] = {} if activity is None else await client._driver.call(activity)
+async def _activities(client: AsyncClient) -> Mapping[str, EngineActivity]:
+    """What the loaded models do."""
+    found: Mapping[str, EngineActivity] = await client._driver.call(lambda: client._core.router.activity())
     return found
-
-
-def _activity(value: Any) -> dict[str, Any]:
-    return {name: getattr(value, name) for name in value.__slots__}
 
 
 # ---- replies -----------------------------------------------------------------------------------------------------------
@@ -252,51 +267,73 @@ async def _watched(state: State, receive: Receive, cancel: Callable[[], None]) -
         cancel()
 
 
-async def _whole(state: State, exchange: Exchange[Any, Any], span: Span, scope: Scope, receive: Receive, send: Send) -> None:
+async def _whole(state: State, work: Work[Any, Any, Any], span: Span, scope: Scope, receive: Receive, send: Send) -> None:
     """The reply in one piece."""
     record: Record = scope["record"]
 
-    def work() -> Iterator[tuple[Any, bytes]]:
-        exchange.open()
-        result = exchange.result()
-        yield result, dumps(result)
+    def run() -> Iterator[tuple[Any, bytes]]:
+        work.open()
+        result = work.result()
+        yield result, result.encode("utf-8") if isinstance(result, str) else dumps(result)
 
-    bridge = Bridge(work, exchange.cancel)
-    async with _watched(state, receive, exchange.cancel):
+    bridge = Bridge(run, work.cancel)
+    async with _watched(state, receive, work.cancel):
         result, body = await bridge.next()
-    record.model, record.usage, record.timings = result.model, result.usage, result.timings
-    record.route, record.confidence = result.route, result.confidence
-    span.serves(result.model)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    record.model, record.route = work.reply.model, work.reply.route
+    record.usage, record.timings = getattr(result, "usage", None), getattr(result, "timings", None)
+    record.confidence = getattr(result, "confidence", None)
+    span.serves(work.reply.model)
+    kind = b"text/plain; charset=utf-8" if isinstance(result, str) else b"application/json"
+    headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
-async def _stream(state: State, exchange: Exchange[Any, Any], span: Span, scope: Scope, receive: Receive, send: Send) -> None:
-    """The reply as events."""
+def _events(exchange: Exchange[Any, Any]) -> Iterator[tuple[int, bytes]]:
+    """A generation that was opened, as tokens and bytes of a stream."""
+    writer = EventWriter(exchange)
+    for deltas in exchange.batches():
+        yield len(deltas), writer.write(deltas)
+    yield 0, writer.end()
+
+
+def _spoken(work: SpeechWork) -> Iterator[tuple[int, bytes]]:
+    """The same of speech, whose last event says itself that it is the last."""
+    for event in work.items():
+        yield 1, b"data: " + dumps(event) + b"\n\n"
+
+
+async def _stream(
+    state: State,
+    events: Iterator[tuple[int, bytes]],
+    work: Work[Any, Any, Any],
+    span: Span,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """The reply as events. `events` is iterated once `work` is open."""
     record: Record = scope["record"]
 
-    def work() -> Iterator[tuple[int, bytes]]:
-        exchange.open()
-        writer = EventWriter(exchange)
-        yield 0, _BEGUN
-        for deltas in exchange.batches():
-            if data := writer.write(deltas):
-                yield len(deltas), data
-        yield 0, writer.end()
+    def run() -> Iterator[tuple[int, bytes]]:
+        work.open()
+        yield 0, b""  # it has begun: what is wrong with the request itself would have been said
+        for n_tokens, data in events:
+            if data:
+                yield n_tokens, data
 
-    bridge = Bridge(work, exchange.cancel)
-    async with _watched(state, receive, exchange.cancel):
+    bridge = Bridge(run, work.cancel)
+    async with _watched(state, receive, work.cancel):
         await bridge.next()
-        record.model, record.route = exchange.reply.model, exchange.reply.route
-        span.serves(record.model)
+        record.model, record.route = work.reply.model, work.reply.route
+        span.serves(work.reply.model)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
                     found = await bridge.available()
-                    n_tokens = sum(n for n, _ in found)
+                    n_tokens = sum([n for n, _ in found])
                     if n_tokens:
                         if record.first_token_s is None:
                             record.first_token_s = time.perf_counter()
@@ -304,8 +341,11 @@ async def _stream(state: State, exchange: Exchange[Any, Any], span: Span, scope:
                     data = b"".join([data for _, data in found]) if len(found) > 1 else found[0][1]
                     await send({"type": "http.response.body", "body": data, "more_body": True})
         except Exception as error:
-            record.failure = failure_of(error, request_id=record.id, stopping=state.stopping)
+            record.error, record.failure = error, failure_of(error, request_id=record.id, stopping=state.stopping)
+            if record.failure.status == 500:
+                log_failure(record)
             await send({"type": "http.response.body", "body": error_event(record.failure.body()), "more_body": True})
         finally:
-            record.usage, record.timings = exchange.frame.usage(), exchange.frame.timings()
+            if isinstance(work, Exchange):
+                record.usage, record.timings = work.frame.usage(), work.frame.timings()
         await send({"type": "http.response.body", "body": b""})

@@ -14,7 +14,7 @@ from .errors import RequestFailure
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
 
-__all__ = ["header", "limited", "media_type", "read_json"]
+__all__ = ["discard", "header", "limited", "media_type", "read_form", "read_json"]
 
 _SECONDS = 60.0  # for the whole body to arrive
 _BRIEF_SECONDS = 5.0  # to look at the rest of a body that is not wanted, so that its sender hears why
@@ -43,16 +43,14 @@ def limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
     n_bytes = 0
     complete = False
 
-    async def refuse() -> None:
-        await _discard(receive, limit_bytes)
-        raise RequestFailure(413, too_large, code="body_too_large", headers={"connection": "close"})
+    refused = RequestFailure(413, too_large, code="body_too_large", headers={"connection": "close"})
 
     async def limited_receive() -> Message:
         nonlocal n_bytes, complete
         if complete:  # what follows the body is the client's leaving, for which there is no limit of time
             return await receive()
         if announced > limit_bytes:
-            await refuse()
+            raise refused
         try:
             message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
         except asyncio.TimeoutError:
@@ -61,13 +59,13 @@ def limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
         n_bytes += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if n_bytes > limit_bytes:
-            await refuse()
+            raise refused
         return message
 
     return limited_receive
 
 
-async def _discard(receive: Receive, limit_bytes: int) -> None:
+async def discard(receive: Receive, limit_bytes: int = 64 << 20) -> None:
     """Reads on for a moment: a connection that is closed on data nobody read takes the answer with it."""
 
     async def read() -> None:
@@ -111,6 +109,59 @@ async def read_json(scope: Scope, receive: Receive) -> dict[str, Any]:
     if _depth_exceeds(value, _MAX_DEPTH):
         raise RequestFailure(400, f"The body of the request is nested more than {_MAX_DEPTH} levels deep.")
     return value
+
+
+_LISTS = ("timestamp_granularities", "include")  # what a form repeats, or writes with [] behind the name
+_SWITCHES = {"true": True, "1": True, "false": False, "0": False}
+_NUMBERS = ("temperature", "timeout")
+
+
+async def read_form(scope: Scope, receive: Receive, file: str) -> tuple[dict[str, Any], tuple[str, bytes]]:
+    """The fields of a multipart form, in the types that a JSON body would have, and the file called `file`. `receive` is
+    `limited`. Raises RequestFailure."""
+    from starlette.datastructures import UploadFile
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+
+    if media_type(scope) != "multipart/form-data":
+        raise RequestFailure(415, "The header content-type should be multipart/form-data.")
+    fields: dict[str, Any] = {}
+    found: tuple[str, bytes] | None = None
+    try:
+        async with Request(scope, receive).form(max_files=1, max_fields=64, max_part_size=1 << 20) as form:
+            for key, value in form.multi_items():
+                name = key.removesuffix("[]")
+                if isinstance(value, UploadFile):
+                    if name != file:
+                        raise RequestFailure(400, f'The file should be the field "{file}" of the form.', param=file)
+                    found = value.filename or file, await value.read()
+                elif name in _LISTS:
+                    fields.setdefault(name, []).append(value)
+                elif name in fields:
+                    raise RequestFailure(400, f"The form has the field {name[:100]} more than once.", param=name[:100])
+                else:
+                    fields[name] = _typed(name, value)
+    except ClientDisconnect:
+        raise RequestFailure(400, "The body of the request was cut off.") from None
+    except HTTPException as error:
+        raise RequestFailure(400, f"The form cannot be read: {error.detail}.".replace("..", ".")) from None
+    except (UnicodeDecodeError, LookupError):
+        raise RequestFailure(400, "The form is not UTF-8.") from None
+    if found is None:
+        raise RequestFailure(400, f"{file} is missing.", param=file)
+    return fields, found
+
+
+def _typed(name: str, text: str) -> Any:
+    """A form's text as what JSON would hold; what is no such thing stays text, and is refused by its type."""
+    if name == "stream":
+        return _SWITCHES.get(text.lower(), text)
+    if name in _NUMBERS:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    return text
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

@@ -18,7 +18,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from .body import header
+from .body import discard, header
 from .errors import CLIENT_GONE, Failure, RequestFailure, failure_of, stopping_failure, was_foreseen
 from .keys import Keys
 from .metrics import ENDPOINTS, Metrics, Span, kind_of
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from ..config import Serve
     from ..types import CompletionUsage, Timings
 
-__all__ = ["OPEN_PATHS", "Doorman", "Guard", "Record", "is_loopback", "send_failure"]
+__all__ = ["OPEN_PATHS", "Doorman", "Guard", "Record", "is_loopback", "log_failure"]
 
-OPEN_PATHS = frozenset({"/health", "/health/live", "/health/ready", "/", "/app.js", "/style.css", "/favicon.ico"})
+OPEN_PATHS = frozenset({"/", "/health", "/health/live", "/health/ready"})  # and /web/: what holds nothing of anybody
 _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 _log = logging.getLogger("cactus_py.serving")
 
@@ -96,10 +96,10 @@ class Guard:
             stopping = self._is_stopping()
             record.error, record.failure = error, failure_of(error, request_id=record.id, stopping=stopping)
             if record.failure.status >= 500 and not was_foreseen(error):
-                _log.error("request %s failed", record.id, exc_info=error)
+                log_failure(record)
             if record.answered:
                 raise
-            await send_failure(send_with_id, record.failure)
+            await _send_failure(send_with_id, receive, record.failure)
         finally:
             if record.failure is not None and record.failure.status == CLIENT_GONE:
                 record.status = CLIENT_GONE
@@ -194,7 +194,7 @@ class Doorman:
             raise RequestFailure(
                 403, "This server answers only under the names of its own machine, such as localhost.", code="foreign_host"
             )
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path.startswith("/web/"):
             return
         if self._is_stopping():
             raise _Stopping()
@@ -246,10 +246,18 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-async def send_failure(send: Send, failure: Failure) -> None:
+def log_failure(record: Record) -> None:
+    """What its caller is not told."""
+    _log.error("request %s failed", record.id, exc_info=record.error)
+
+
+async def _send_failure(send: Send, receive: Receive, failure: Failure) -> None:
     """A whole answer."""
     body = dumps(failure.body())
     headers = {"content-type": "application/json", "content-length": str(len(body)), **failure.headers}
     encoded = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": failure.status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": True})
+    if failure.status == 413:
+        await discard(receive)
+    await send({"type": "http.response.body", "body": b""})

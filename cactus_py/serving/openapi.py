@@ -31,6 +31,7 @@ _ERROR = {
 }
 _requests: set[type[BaseModel]] = set()
 _replies: set[type[BaseModel]] = set()
+_forms: dict[str, str] = {}  # request type to the field that is a file
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:
@@ -52,10 +53,14 @@ def answers(reply: type[BaseModel], *, streams: bool = False) -> dict[int | str,
     return found | failures
 
 
-def operation(request: type[BaseModel], reply: type[BaseModel]) -> dict[str, Any]:
-    """The arguments of a route that takes a JSON body."""
+def operation(request: type[BaseModel], reply: type[BaseModel], *, file: str | None = None) -> dict[str, Any]:
+    """The arguments of a route that takes a JSON body, or, with a `file`, a form."""
     _requests.add(request)
-    body = {"required": True, "content": {"application/json": {"schema": _reference(request)}}}
+    kind, name = "application/json", request.__name__
+    if file is not None:
+        _forms[name] = file
+        kind, name = "multipart/form-data", name + "Form"
+    body = {"required": True, "content": {kind: {"schema": {"$ref": _REF.format(model=name)}}}}
     return {"responses": answers(reply, streams=True), "openapi_extra": {"requestBody": body}}
 
 
@@ -71,6 +76,10 @@ def install(app: FastAPI) -> None:
             _, schema = models_json_schema([*inputs, *outputs], ref_template=_REF)  # type: ignore[list-item]
             schemas = found.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(schema.get("$defs", {}))
+            for name, file in _forms.items():  # the fields of the request, and the file beside them
+                form = schemas[name]
+                properties = {**form["properties"], file: {"type": "string", "format": "binary"}}
+                schemas[name + "Form"] = {**form, "properties": properties, "required": [*form.get("required", ()), file]}
             schemas["Error"] = _ERROR
             app.openapi_schema = found
         return app.openapi_schema

@@ -32,8 +32,9 @@ LENGTH = 128  # tokens of a stream
 STREAMS = 8
 LONG_TOKENS = 4000
 TURN_TOKENS = 2000
-WORDS = """river stone window garden letter morning paper bridge silver market winter candle harbour forest engine mirror
-village mountain question answer summer teacher number music kitchen doctor island travel picture memory""".split()
+_TEXT = """river stone window garden letter morning paper bridge silver market winter candle harbour forest engine mirror
+village mountain question answer summer teacher number music kitchen doctor island travel picture memory"""
+WORDS = _TEXT.split()
 
 
 def words(seed: int, n: int) -> str:

@@ -24,6 +24,9 @@ const speaks = (card) => abilities(card).some((what) => what === "chat" || what 
 /** The model that turns speech into the message's text, where the chosen one does not hear. */
 const scribe = () => state.models.find((card) => can("transcription", card));
 
+/** Which model to begin with: one that is in memory already, else the one that answers requests that name none. */
+const rank = (card) => 2 * Boolean(card.loaded) + Boolean(card.aliases?.includes("default"));
+
 async function loadModels() {
   const select = byId("model");
   try {
@@ -31,8 +34,9 @@ async function loadModels() {
     state.models = cards.filter(speaks);
     const before = select.value;
     select.replaceChildren(...state.models.map((card) => el("option", { value: card.id, text: card.id })));
-    if (state.models.some((card) => card.id === before)) select.value = before;
-    else if (chosen() && !can("chat")) select.value = (state.models.find((card) => can("chat", card)) ?? state.models[0]).id;
+    const kept = state.models.find((card) => card.id === before);
+    const first = kept ?? state.models.filter((card) => can("chat", card)).sort((a, b) => rank(b) - rank(a))[0];
+    if (first) select.value = first.id;
     select.disabled = !state.models.length;
     notice(state.models.length ? "" : "This server has no model to talk to.");
   } catch (failure) {
@@ -196,7 +200,8 @@ function copyButton(message) {
 
 function drawAttached(item, drop = null) {
   const name = el("span", { class: "name", text: item.seconds ? `${item.name} · ${item.seconds.toFixed(1)} s` : item.name });
-  const what = item.kind === "image" ? el("img", { src: item.url, alt: item.name }) : el("span", { class: "sound" }, icon("audio"), name);
+  const player = drop ? icon("audio") : el("audio", { controls: true, src: item.url, "aria-label": item.name });
+  const what = item.kind === "image" ? el("img", { src: item.url, alt: item.name }) : el("span", { class: "sound" }, player, name);
   return el("li", { class: item.kind }, what, drop && iconButton("close", `Remove ${item.name}`, drop));
 }
 
