@@ -22,7 +22,16 @@ from tiny_models import CONTROL, USER_DEFINED, scripted_llama
 from cactus_py import Client, InvalidRequestError, MissingExtraError
 from cactus_py.engine import Tokenizer
 from cactus_py.prompting import structured
-from cactus_py.prompting.structured import Constraint, Grammar, Structured, json_grammar, lark_grammar, regex_grammar
+from cactus_py.prompting.reasoning import FORMATS, Format
+from cactus_py.prompting.structured import (
+    Constraint,
+    Grammar,
+    Structured,
+    json_grammar,
+    lark_grammar,
+    reasoning_prefix,
+    regex_grammar,
+)
 
 jsonschema = pytest.importorskip("jsonschema")
 pytest.importorskip("llguidance")
@@ -243,6 +252,74 @@ def test_a_limit_below_the_shortest_answer_changes_nothing(vocabulary: Structure
     constraint = vocabulary.constraint(json_grammar(PERSON), budget=4)
     text, ended = drawn(vocabulary, constraint, 4, seed=3)
     assert not ended and text.startswith("{")
+
+
+# ---- reasoning ---------------------------------------------------------------------------------------------------------
+
+
+class Renamed:
+    """A vocabulary in which some control tokens have other names."""
+
+    def __init__(self, tokenizer: Tokenizer, names: tuple[str, ...]) -> None:
+        self._tokenizer, self.info = tokenizer, tokenizer.info
+        self._names = {5 + i: name.encode() for i, name in enumerate(names)}
+        self.ids = {name: 5 + i for i, name in enumerate(names)}
+
+    def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        return self._tokenizer.encode(text, add_special, parse_special)
+
+    def token_bytes(self, token_id: int, /) -> bytes:
+        return self._names.get(token_id) or self._tokenizer.token_bytes(token_id)
+
+    def ids_with(self, *names: str) -> list[int]:
+        return self._tokenizer.ids_with(*names)
+
+    def spelled(self, text: str) -> list[int]:
+        """Ids of a text in which control tokens count."""
+        if not self.ids:
+            return self.encode(text)
+        parts = re.split("(" + "|".join(map(re.escape, self.ids)) + ")", text)
+        return [i for part in parts for i in ([self.ids[part]] if part in self.ids else self.encode(part))]
+
+
+@pytest.mark.parametrize("control", [False, True])
+@pytest.mark.parametrize("form", [form for form in FORMATS if form.name != "harmony"], ids=lambda form: form.name)
+def test_every_way_to_mark_reasoning_may_come_first(tokenizer: Tokenizer, form: Format, control: bool) -> None:
+    renamed = Renamed(tokenizer, (form.token, form.end) if control else ())
+    owner = Structured(renamed)
+    object_grammar = json_grammar({"type": "object"})
+    for prompt, answers, others in (
+        (
+            "x",
+            [form.start + "so {} <b" + form.end + '\n\n{"a": 1}', '{"a": 1}'],
+            ["so" + form.end + "{}", form.start + "so {}"],
+        ),
+        ("x" + form.start, ["so" + form.end + "{}", form.end + "\n{}"], ["{}", form.start + "so {}"]),
+        ("x" + form.start + "\n\n" + form.end + "\n\n", ["{}"], [form.start + "so" + form.end + "{}"]),
+    ):
+        prefix = reasoning_prefix(form, prompt, owner.marker)
+        for text in answers:
+            assert takes(owner.constraint(object_grammar, budget=1000, prefix=prefix), renamed.spelled(text)), (prompt, text)
+        for text in others:
+            assert not takes(owner.constraint(object_grammar, budget=1000, prefix=prefix), renamed.spelled(text)), (
+                prompt,
+                text,
+            )
+        text, ended = drawn(owner, owner.constraint(object_grammar, budget=24, prefix=prefix), 24, seed=1)
+        assert ended, text
+
+
+def test_harmony(tokenizer: Tokenizer) -> None:
+    renamed = Renamed(tokenizer, ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"))
+    owner = Structured(renamed)
+    final = "<|channel|>final<|message|>"
+    thought = "<|channel|>analysis<|message|>hm { <|end|><|start|>assistant"
+    prefix = reasoning_prefix(FORMATS[0], "<|start|>assistant", owner.marker)
+    for text, good in ((thought + final + "{}", True), (final + "{}", True), ("{}", False), (thought + "{}", False)):
+        assert takes(owner.constraint(json_grammar(True), budget=1000, prefix=prefix), renamed.spelled(text)) == good, text
+    for seed in range(3):
+        assert drawn(owner, owner.constraint(json_grammar(True), budget=30, prefix=prefix), 30, seed)[1]
+    assert reasoning_prefix(FORMATS[0], "<|start|>assistant" + final, owner.marker) is None
 
 
 # ---- hostile forms -----------------------------------------------------------------------------------------------------
