@@ -326,7 +326,7 @@ def test_who_leaves_is_no_longer_computed(server: ServerProcess, stream: bool) -
 def test_metrics(server: ServerProcess, client: openai.OpenAI) -> None:
     client.chat.completions.create(messages=COUNT, max_tokens=2, **GREEDY)
     text = httpx.get(server.url + "/metrics").text
-    found = re.search(r'cactus_requests_total\{[^}]*endpoint="/v1/chat/completions"[^}]*status="200"[^}]*\} ([0-9.]+)', text)
+    found = re.search(r'cactus_requests_total\{[^}]*endpoint="chat"[^}]*status="200"[^}]*\} ([0-9.]+)', text)
     assert found is not None and float(found[1]) >= 1, text[:2000]
     assert f'cactus_kv_pages_used{{model="{MODEL}"}} 0.0' in text
     assert httpx.get(server.url + "/stats").json()["requests"]["finished"] >= 1
