@@ -9,6 +9,7 @@ import base64
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -31,7 +32,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select, WebDriverWait
-from web_host import HOSTILE, KEY, Host, serving
+from web_host import HOSTILE, KEY, SHOWCASE, Host, serving
 
 from cactus_py.serving import web
 
@@ -360,6 +361,125 @@ def test_the_policy_holds(page: Page) -> None:
     page.requests()
 
 
+@needs_browser
+def test_events_cut_anywhere(page: Page) -> None:
+    """Server-sent events as the standard has them, in two pieces cut at every byte, and byte by byte."""
+    text = 'data: {"a": "ä🌵"}\n\n: a comment\r\n\r\ndata:x\ndata: y\r\rid: 7\nevent: z\n\ndata: [DONE]\n\n'
+    differing = page.driver.execute_async_script(
+        """const [text, expected, done] = arguments;
+        import("/web/api.js").then(async ({ events }) => {
+          const stream = (pieces) => new ReadableStream({
+            start(controller) {
+              pieces.forEach((piece) => controller.enqueue(piece));
+              controller.close();
+            },
+          });
+          const bytes = new TextEncoder().encode(text);
+          const cuts = [...bytes.keys()].map((cut) => [bytes.slice(0, cut), bytes.slice(cut)]);
+          cuts.push([...bytes].map((byte) => Uint8Array.of(byte)));
+          const found = [];
+          for (const pieces of cuts) {
+            const got = [];
+            for await (const data of events(stream(pieces))) got.push(data);
+            if (JSON.stringify(got) !== JSON.stringify(expected)) found.push(got);
+          }
+          done(found);
+        }).catch((error) => done(String(error)));""",
+        text,
+        ['{"a": "ä🌵"}', "x\ny", "[DONE]"],
+    )
+    assert differing == []
+
+
+# ---- markdown ------------------------------------------------------------------------------------------------------------
+
+RENDER = """const [text, done] = arguments;
+import("/web/markdown.js").then(({ show }) => {
+  const place = document.createElement("div");
+  show(place, text);
+  done(place.innerHTML);
+}, (error) => done(String(error)));"""
+
+# Markdown -> HTML, as the CommonMark specification and GitHub's tables have it; headings are two levels lower on this page, and
+# a list is tight. Attributes that only style are left out of the comparison.
+MARKDOWN = [
+    ("# One #\n## Two", "<h3>One</h3><h4>Two</h4>"),
+    ("#no heading", "<p>#no heading</p>"),
+    ("a\nb\n\nc", "<p>a\nb</p><p>c</p>"),
+    ("a  \nb", "<p>a<br>b</p>"),
+    (
+        "**a** *b* __c__ _d_ ~~e~~ `f *g*`",
+        "<p><strong>a</strong> <em>b</em> <strong>c</strong> <em>d</em> <s>e</s> <code>f *g*</code></p>",
+    ),
+    ("**a *b* c**", "<p><strong>a <em>b</em> c</strong></p>"),
+    ("snake_case_name 2 * 3 * 4", "<p>snake_case_name 2 * 3 * 4</p>"),
+    (r"\*not\*", "<p>*not*</p>"),
+    ("`` a`b ``", "<p><code>a`b</code></p>"),
+    ("- a\n- b\n  - c\n- d", "<ul><li>a</li><li>b<ul><li>c</li></ul></li><li>d</li></ul>"),
+    ("3. a\n4. b", '<ol start="3"><li>a</li><li>b</li></ol>'),
+    ("1. a\n\n   b\n2. c", "<ol><li>a<p>b</p></li><li>c</li></ol>"),
+    ("- a\n\n\n\n- b\n\nc", "<ul><li>a</li><li>b</li></ul><p>c</p>"),
+    ("* a\n1. b", "<ul><li>a</li></ul><ol><li>b</li></ol>"),
+    ("> a\n> > b", "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote>"),
+    ("a\n\n---\n\n***", "<p>a</p><hr><hr>"),
+    ("[a](javascript:alert(1))", "<p>[a](javascript:alert(1))</p>"),
+    ("[a](data:text/html,x) <script>", "<p>[a](data:text/html,x) &lt;script&gt;</p>"),
+    ("[a](https://b.c/d_(e))", '<p><a href="https://b.c/d_(e)">a</a></p>'),
+    ("see https://b.c/d.", '<p>see <a href="https://b.c/d">https://b.c/d</a>.</p>'),
+    ("![a](https://b.c/d.png)", '<p><a href="https://b.c/d.png">a</a></p>'),
+    (
+        "| a | b |\n|---|--:|\n| 1 | `x\\|y` |\n\nc",
+        "<div><table><thead><tr><th>a</th><th>b</th></tr></thead>"
+        "<tbody><tr><td>1</td><td><code>x|y</code></td></tr></tbody></table></div><p>c</p>",
+    ),
+    ("&amp; <b>x</b>", "<p>&amp;amp; &lt;b&gt;x&lt;/b&gt;</p>"),
+]
+STYLING = re.compile(r' (?:class|tabindex|role|aria-label|rel|target)="[^"]*"')
+
+
+def rendered(page: Page, text: str) -> str:
+    return STYLING.sub("", str(page.driver.execute_async_script(RENDER, text)))
+
+
+@needs_browser
+def test_markdown(page: Page) -> None:
+    assert [(text, rendered(page, text)) for text, _ in MARKDOWN] == MARKDOWN
+
+
+@needs_browser
+def test_markdown_in_pieces_is_the_same_as_whole(page: Page) -> None:
+    """An answer grows; only the blocks that differ are drawn again, and the end result is that of drawing it once."""
+    differing = page.driver.execute_async_script(
+        """const [texts, done] = arguments;
+        import("/web/markdown.js").then(({ show }) => done(texts.filter((text) => {
+          const [grown, whole] = [document.createElement("div"), document.createElement("div")];
+          for (let i = 0; i <= text.length; i += 3) show(grown, text.slice(0, i));
+          show(grown, text);
+          show(whole, text);
+          return grown.innerHTML !== whole.innerHTML;
+        })), (error) => done([String(error)]));""",
+        [SHOWCASE, HOSTILE, *(text for text, _ in MARKDOWN)],
+    )
+    assert differing == []
+
+
+@needs_browser
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("# " + " " * 50_000 + "x", "```" + " " * 50_000 + "`", " " * 50_000 + "-x|\n" + " " * 50_000 + "-x|"),
+        *("- a\n" + "\n" * 50_000 + "b", "a|b\n" + "-|" * 20_000, "x" + " " * 50_000 + "y", ">" * 20_000 + " a"),
+        *("[" * 50_000, "](" * 30_000, "*a " * 10_000, "`" * 30_000, "https://" * 5_000, "- " * 10_000),
+    ],
+    ids=lambda text: repr(text[:8]),
+)
+def test_markdown_that_is_hard_to_match(page: Page, text: str) -> None:
+    """Ends at all, and loses no letter: a browser stops a script that runs for too long."""
+    page.driver.set_script_timeout(WAIT_S)
+    html = rendered(page, text)
+    assert html.startswith("<") and html.count("a") >= text.count("a") // 2
+
+
 # ---- conversations, theme, keys ------------------------------------------------------------------------------------------
 
 
@@ -552,7 +672,6 @@ def test_microphone(page: Page) -> None:
 @pytest.fixture
 def real_url(smollm2_path: Path, weights_home: Path) -> Iterator[str]:
     """`cactus-py serve` in a process of its own, with the models of the store."""
-    pytest.importorskip("cactus_py.serving.app", reason="this tree has no server")
     command = [sys.executable, "-c", "from cactus_py.cli import main; main()", "serve", "--port", "0", "--json", "--quiet"]
     environment = {**os.environ, "CACTUS_PY_HOME": str(weights_home), "CACTUS_PY_THREADS": "1"}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as server:

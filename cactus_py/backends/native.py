@@ -36,6 +36,7 @@ from ..types import (
 )
 from .base import BackendOptions, Delta, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
 from .pool import CLOSED, Lease, Pool
+from .prefixes import PrefixFile
 
 if TYPE_CHECKING:
     from .faster_whisper import FasterWhisperBackend
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeBackend"]
 
+_SAVE_SECONDS = 300  # between two looks at whether an idle model has prefixes to save
 _WAIT_SECONDS = 0.2  # longest wait in C without a look at time-outs and Ctrl-C
 _TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
 _MAX_ECHO_LOGITS_BYTES = 1 << 30
@@ -68,6 +70,8 @@ class NativeBackend:
             close=_LoadedModel.close,
             limit_bytes=options.memory_limit_bytes,
             idle_seconds=options.idle_seconds,
+            tend=None if options.prefix_cache is None else _LoadedModel.save_prefixes,
+            tend_seconds=_SAVE_SECONDS,
         )
         self._speech: FasterWhisperBackend | None = None
 
@@ -140,7 +144,7 @@ class NativeBackend:
 
     def _is_speech(self, name: str) -> bool:
         """Whether a model writes down speech: the catalog says so, or it is a folder of CTranslate2."""
-        entry = hub.Catalog.load(self._store.home).get(name)
+        entry = hub.Catalog.load(self._store.home).get(hub.split_pin(name)[0])
         return hub.is_model_folder(name) if entry is None else entry.transcribes
 
     def _transcriber(self) -> FasterWhisperBackend:
@@ -173,7 +177,12 @@ class NativeBackend:
         called = self._name_for(asked, path)
 
         def load() -> _LoadedModel:
-            return _LoadedModel(called, path, self._load(path), self.options.speculation)
+            model = self._load(path)
+            loaded = _LoadedModel(called, path, model, self.options.speculation)
+            if self.options.prefix_cache is not None and isinstance(model, Model):
+                loaded.prefixes = PrefixFile(Path(self.options.prefix_cache).expanduser(), model, path, self._store)
+                loaded.prefixes.load()
+            return loaded
 
         return self._pool.lease(path, load, what=called, timeout_s=timeout_s)
 
@@ -328,6 +337,7 @@ class _LoadedModel:
         self.architecture, self.facts = _facts(model)
         self._model = model
         self._speculation = speculation
+        self.prefixes: PrefixFile | None = None
         self._idle = threading.Condition()
         self._n_users = 0
         self._closed = False
@@ -354,7 +364,13 @@ class _LoadedModel:
                 self._n_users -= 1
                 self._idle.notify_all()
 
+    def save_prefixes(self) -> None:
+        """Keeps what was read for the next process, if there is a place for it."""
+        if self.prefixes is not None:
+            self.prefixes.save()
+
     def close(self) -> None:
+        self.save_prefixes()
         with self._idle:
             self._closed = True
             while self._n_users:

@@ -208,7 +208,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._rendering = threading.Lock()
         self._started = monotonic()
-        self._models: dict[str, _ByModel] = {}
+        self._models = {NONE: _ByModel(), OTHER: _ByModel()}
         self._requests: dict[tuple[str, str, int], int] = {}
         self._durations: dict[tuple[str, str], _Histogram] = {}
         self._open: dict[str, int] = dict.fromkeys((*ENDPOINTS.values(), OTHER), 0)
@@ -223,7 +223,7 @@ class Metrics:
         """Names of models that exist: from here on they are labels. Only names that the server vouches for belong here."""
         with self._lock:
             for name in models:
-                if name not in self._models and len(self._models) < MAX_MODELS:
+                if name not in self._models and len(self._models) < MAX_MODELS + 2:
                     self._models[name] = _ByModel()
 
     def begin(self, endpoint: str, model: str | None = None, *, choices: int = 1) -> Span:
@@ -275,8 +275,6 @@ class Metrics:
     def _by_model(self, name: str | None) -> tuple[str, _ByModel]:
         """The label and the numbers of a model. With the lock held."""
         label = NONE if name is None else name if name in self._models else OTHER
-        if label not in self._models:
-            self._models[label] = _ByModel()
         return label, self._models[label]
 
 

@@ -200,7 +200,8 @@ function copyButton(message) {
 
 function drawAttached(item, drop = null) {
   const name = el("span", { class: "name", text: item.seconds ? `${item.name} · ${item.seconds.toFixed(1)} s` : item.name });
-  const what = item.kind === "image" ? el("img", { src: item.url, alt: item.name }) : el("span", { class: "sound" }, icon("audio"), name);
+  const player = drop ? icon("audio") : el("audio", { controls: true, src: item.url, "aria-label": item.name });
+  const what = item.kind === "image" ? el("img", { src: item.url, alt: item.name }) : el("span", { class: "sound" }, player, name);
   return el("li", { class: item.kind }, what, drop && iconButton("close", `Remove ${item.name}`, drop));
 }
 

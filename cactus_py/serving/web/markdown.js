@@ -4,12 +4,13 @@
 
 import { el, iconButton } from "./dom.js";
 
-const FENCE = /^( {0,3})(`{3,}|~{3,})\s*([^\s`]*)[^`]*$/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+// None of these expressions can match a run of characters in more than one way: a hostile line costs no more than its length.
+const FENCE = /^( {0,3})(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})(?!#)(?:\s(.*))?$/;
 const RULE = /^ {0,3}([-*_])(\s*\1){2,}\s*$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])(\s+|$)(.*)$/;
 const QUOTE = /^ {0,3}>\s?(.*)$/;
-const DIVIDER = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
+const isDivider = (line) => /^[-|: \t]+$/.test(line) && cells(line).every((cell) => /^:?-+:?$/.test(cell));
 const MAX_DEPTH = 12; // of quotes and lists in each other
 
 /** Text -> blocks: {kind, source, …}. `source` is what a block was made of, so that an unchanged block need not be drawn again. */
@@ -37,12 +38,12 @@ function blocks(lines, depth) {
       while (end < lines.length && !close.test(lines[end])) end += 1;
       const indent = new RegExp(`^ {0,${fence[1].length}}`);
       const code = lines.slice(at + 1, end).map((row) => row.replace(indent, "")).join("\n");
-      push("code", at, Math.min(end + 1, lines.length), { language: fence[3], code });
+      push("code", at, Math.min(end + 1, lines.length), { language: fence[3].trim().split(/\s/)[0], code });
       continue;
     }
     const heading = HEADING.exec(line);
     if (heading) {
-      push("heading", at, at + 1, { level: heading[1].length, text: heading[2] });
+      push("heading", at, at + 1, { level: heading[1].length, text: headingText(heading[2] ?? "") });
       continue;
     }
     if (RULE.test(line)) {
@@ -61,7 +62,7 @@ function blocks(lines, depth) {
       push("list", at, end, list);
       continue;
     }
-    if (line.includes("|") && at + 1 < lines.length && lines[at + 1].includes("-") && DIVIDER.test(lines[at + 1])) {
+    if (line.includes("|") && at + 1 < lines.length && isDivider(lines[at + 1])) {
       let end = at + 2;
       while (end < lines.length && lines[end].includes("|") && lines[end].trim()) end += 1;
       const sides = cells(lines[at + 1]).map((cell) => (/^:-+:$/.test(cell) ? "center" : /-:$/.test(cell) ? "end" : "start"));
@@ -73,6 +74,14 @@ function blocks(lines, depth) {
     push("paragraph", at, end, { text: lines.slice(at, end).map((row) => row.trimStart()).join("\n") });
   }
   return found;
+}
+
+/** A heading's text without the signs that may close it. */
+function headingText(text) {
+  const trimmed = text.trim();
+  let end = trimmed.length;
+  while (trimmed[end - 1] === "#") end -= 1;
+  return end === 0 || /\s/.test(trimmed[end - 1]) ? trimmed.slice(0, end).trimEnd() : trimmed;
 }
 
 /** Whether a line ends the paragraph before it. */
@@ -101,12 +110,14 @@ function listAt(lines, start, depth) {
       item = { inner: indent + found[2].length + Math.min(Math.max(width(found[3]), 1), 4), lines: [found[4]] };
       items.push(item);
     } else if (!line.trim()) {
-      const next = lines.slice(at + 1).find((row) => row.trim());
-      if (next === undefined) break;
-      const further = ITEM.exec(next);
-      const goesOn = width(/^\s*/.exec(next)[0]) > indent + 1;
+      let next = at + 1;
+      while (next < lines.length && !lines[next].trim()) next += 1;
+      if (next === lines.length) break;
+      const further = ITEM.exec(lines[next]);
+      const goesOn = width(/^\s*/.exec(lines[next])[0]) > indent + 1;
       if (!goesOn && !(further && /\d/.test(further[2]) === ordered)) break;
       item.lines.push("");
+      at = next - 1;
     } else if (lead > indent + 1 || (!opens(line) && lines[at - 1].trim())) {
       item.lines.push(line.replace(/\t/g, "    ").slice(Math.min(lead, item.inner)));
     } else break;
@@ -166,7 +177,7 @@ const SPAN = new RegExp(
     "!?\\[(?<label>[^\\[\\]]{0,1000})\\]\\((?<target>[^\\s()]{1,2000}(?:\\([^\\s()]{0,500}\\)[^\\s()]{0,500})?)(?:\\s+\"[^\"]{0,500}\")?\\)",
     "(?<url>https?:\\/\\/[^\\s<>\"'`]{1,2000}[^\\s<>\"'`.,;:!?)\\]}*_])",
     "\\\\(?<escaped>[\\\\`*_{}\\[\\]()#+\\-.!|~<>])",
-    "(?<br> {2,}\\n|<br ?\\/?>)",
+    "(?<br> {2,8}\\n|<br ?\\/?>)",
   ].join("|"),
   "gu",
 );
