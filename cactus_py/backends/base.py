@@ -115,6 +115,13 @@ class Reply(ABC):
         delta = next(self, None)
         return [] if delta is None else [delta]
 
+    pace: object | None = None
+    """What else keeps step with this reply: those of one pace can be read by one thread, with `poll`. None: it cannot."""
+
+    def poll(self, wait_seconds: float) -> list[Delta] | None:
+        """As `read`, but None if nothing comes within a time. Only for replies that have a `pace`."""
+        raise NotImplementedError
+
     def rest(self) -> list[Delta]:
         """Every event that is still to come, for one who wants none of them before the end."""
         return list(self)

@@ -659,6 +659,11 @@ class _Answer:
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
         self._allow()
 
+    @property
+    def shares_a_thread(self) -> bool:
+        """Whether reading its events takes no time to speak of, and waits for none but the engine."""
+        return self.constraint is None and (self.generation is None or isinstance(self.generation, Generation))
+
     def follow(self, token: Token) -> Token:
         """Tells the constraint of a token, and the engine at once what may come after it; computing goes on meanwhile. An
         answer that is whole when its limit is reached has not been cut."""
@@ -713,6 +718,7 @@ class _NativeReply(Reply):
         self.lease: Lease[_LoadedModel] | None = None  # given back when the reply is closed
         self._closed = False
         self._failure: Exception | None = None
+        self.pace = loaded if all(answer.shares_a_thread for answer in answers) else None
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
@@ -730,31 +736,54 @@ class _NativeReply(Reply):
         raise StopIteration
 
     def read(self) -> list[Delta]:
+        while (found := self.poll(_WAIT_SECONDS)) is None:
+            pass
+        return found
+
+    def poll(self, wait_seconds: float) -> list[Delta] | None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        first = next(self, None)
-        if first is None:
-            return []
-        found = [first, *self._ready]
+        found = list(self._ready)
         self._ready.clear()
-        n_idle = 0
+        if self._closed or not self._open:
+            return found
+        self._check_time()
         try:
-            while n_idle < len(self._open):  # what else has come meanwhile
-                answer = self._open.pop(0)
-                deltas = self._take(answer, 0.0)
-                n_idle = n_idle + 1 if deltas is None else 0
-                if not deltas or deltas[-1].finish_reason is None:
-                    self._open.append(answer)
-                found += deltas or ()
+            if len(self._open) == 1:
+                if self._advance(wait_seconds, found):
+                    self._sweep(found)
+            elif not self._sweep(found) and wait_seconds > 0 and self._advance(min(wait_seconds, _TURN_SECONDS), found):
+                self._sweep(found)
         except Exception as error:
             self.close()
+            if not found:
+                raise
             self._failure = error  # for the next call: what came before it counts
-        return found
+        return found if found or not self._open else None
+
+    def _sweep(self, found: list[Delta]) -> bool:
+        """Takes every event that is there, of all answers; whether there was one."""
+        n_idle, n_events = 0, 0
+        while n_idle < len(self._open):
+            if self._advance(0.0, found):
+                n_idle, n_events = 0, n_events + 1
+            else:
+                n_idle += 1
+        return n_events > 0
+
+    def _advance(self, wait_seconds: float, found: list[Delta]) -> bool:
+        """Takes the next event of the answer whose turn it is; whether there was one."""
+        answer = self._open.pop(0)
+        deltas = self._take(answer, wait_seconds)
+        if not deltas or deltas[-1].finish_reason is None:
+            self._open.append(answer)
+        found += deltas or ()
+        return deltas is not None
 
     def rest(self) -> list[Delta]:
         for answer in self._open:
-            if isinstance(answer.generation, Generation) and getattr(answer, "constraint", None) is None:
+            if answer.shares_a_thread and isinstance(answer.generation, Generation):
                 while not answer.generation.wait_end(self._remaining(_WAIT_SECONDS)):
                     self._check_time()
         return list(self)
@@ -763,14 +792,11 @@ class _NativeReply(Reply):
         """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
         their events come together: one that has none is passed over, and waited for only when none has."""
         patience = [0.0] * len(self._open) + [_TURN_SECONDS] if len(self._open) > 1 else [_WAIT_SECONDS]
+        found: list[Delta] = []
         for wait_seconds in patience:
-            answer = self._open.pop(0)
-            deltas = self._take(answer, wait_seconds)
-            if not deltas or deltas[-1].finish_reason is None:
-                self._open.append(answer)
-            self._ready += deltas or ()
-            if deltas is not None:
-                return
+            if self._advance(wait_seconds, found):
+                break
+        self._ready += found
 
     def _take(self, answer: _Answer, wait_seconds: float) -> list[Delta] | None:
         """What the next event of one answer adds; None if there is no event yet."""
