@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from ._exchange import Work
 from .errors import RequestCancelledError
@@ -20,11 +23,13 @@ from .errors import RequestCancelledError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["AsyncDriver", "AsyncStream", "Driver", "Stream", "SyncDriver"]
+__all__ = ["AsyncDriver", "AsyncStream", "Bridge", "Driver", "Stream", "SyncDriver"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
+
+_STEP_SECONDS = 0.02  # how long one request may keep its thread from looking at those beside it
 
 
 class Driver(Protocol):
@@ -105,70 +110,212 @@ class SyncDriver:
 # ---- for an event loop -------------------------------------------------------------------------------------------------
 
 
+class _Mailbox:
+    """What a thread hands to an event loop, in order. However much is put in at once, the loop is woken but once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.items: deque[Any] = deque()
+        self._reader: asyncio.Future[None] | None = None  # touched by the loop only
+        self._announced = False  # the loop was told, and has not looked yet
+
+    def put(self, item: Any) -> None:
+        """For the thread. Raises RuntimeError if the loop is closed."""
+        self.items.append(item)
+        if not self._announced:
+            self._announced = True
+            self.loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._announced = False  # from here on the thread announces anew; what it put in before, the reader will see
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def wait(self) -> None:
+        """For the loop: until there is something."""
+        while not self.items:
+            self._reader = self.loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+
+def _wake_all(mailboxes: list[_Mailbox]) -> None:
+    for mailbox in mailboxes:
+        mailbox._wake()
+
+
 class _End:
     """Marks the end of a bridged stream."""
 
 
-class _Bridge(Generic[Item]):
+class Shared(Protocol[Item]):
+    """Work that was begun, and needs no thread of its own any more: it only waits for what comes at its pace."""
+
+    @property
+    def pace(self) -> object: ...
+
+    def poll(self, wait_seconds: float) -> tuple[list[Item], bool]:
+        """What is there, waiting for a while at most; and whether that was all. Raises what ends the work."""
+        ...
+
+
+class Bridge(Generic[Item]):
     """Runs blocking work in a thread of its own and hands what it yields to the event loop that asked.
 
     The thread holds no reference to whoever reads, so a reader that is dropped can still cancel it.
     """
 
-    def __init__(self, work: Callable[[], Iterator[Item]], cancel: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Item | BaseException | type[_End]] = asyncio.Queue()
+    def __init__(
+        self, work: Callable[[], Iterator[Item] | Generator[Item, None, Shared[Item] | None]], cancel: Callable[[], None]
+    ) -> None:
+        """A generator may return `Shared` work at its end: what that makes goes on in a thread with others."""
+        loop = asyncio.get_running_loop()
+        self._mailbox = _Mailbox(loop)
         self.cancel = cancel
         self.finished: Future[None] = Future()
-        arguments = (self._loop, self._queue, work, cancel, self.finished)
+        arguments = (self._mailbox, work, cancel, self.finished)
         threading.Thread(target=_pump, args=arguments, name="cactus-py-request", daemon=True).start()
 
     async def next(self) -> Item:
         """The next value. Raises StopAsyncIteration at the end, and what the work raised. Cancelling it cancels the work."""
-        try:
-            item = await self._queue.get()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if isinstance(item, BaseException):
-            self._queue.put_nowait(_End)
-            raise item
+        items = self._mailbox.items
+        if not items:
+            try:
+                await self._mailbox.wait()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        item = items[0]
         if item is _End:
-            self._queue.put_nowait(_End)
             raise StopAsyncIteration
-        return item  # type: ignore[return-value]
+        items.popleft()
+        if isinstance(item, BaseException):
+            items.append(_End)
+            raise item
+        return item  # type: ignore[no-any-return]
+
+    async def available(self) -> list[Item]:
+        """All values that are there, at least one of them. Ends and raises as `next` does."""
+        found = [await self.next()]
+        items = self._mailbox.items
+        while items and items[0] is not _End and not isinstance(items[0], BaseException):
+            found.append(items.popleft())
+        return found
 
 
-def _pump(
-    loop: asyncio.AbstractEventLoop,
-    queue: asyncio.Queue[Any],
-    work: Callable[[], Iterator[Any]],
-    cancel: Callable[[], None],
-    finished: Future[None],
-) -> None:
+def _pump(mailbox: _Mailbox, work: Callable[[], Iterator[Any]], cancel: Callable[[], None], finished: Future[None]) -> None:
     """The thread of a bridge."""
 
     def post(item: Any) -> None:
         try:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+            mailbox.put(item)
         except RuntimeError:  # the loop is closed: nobody will ever read this
             cancel()
 
+    shared: Shared[Any] | None = None
     try:
-        for item in work():
-            post(item)
-        post(_End)
+        items = work()
+        try:
+            while True:
+                post(next(items))
+        except StopIteration as end:
+            shared = end.value
+        if shared is None:
+            post(_End)
     except BaseException as error:
         post(error)
     finally:
-        finished.set_result(None)
+        if shared is None:
+            finished.set_result(None)
+    if shared is not None:
+        _Together.join(_Member(shared, mailbox, cancel, finished))
+
+
+@dataclass(eq=False)
+class _Member:
+    """Shared work, and who reads what it makes."""
+
+    work: Shared[Any]
+    mailbox: _Mailbox
+    cancel: Callable[[], None]
+    finished: Future[None]
+
+
+class _Together:
+    """One thread for all work of one pace.
+
+    An engine makes a token for each of its requests in one step. With a thread for each of them, a step would wake all those
+    threads, and each of them the event loop, and waking is what costs most. Here a step wakes one thread, which waits for
+    one of the requests, finds the tokens of the others there too, and wakes the loop once for all of them.
+    """
+
+    _lock = threading.Lock()  # guards all there is of these, which is little
+    _all: ClassVar[weakref.WeakKeyDictionary[Any, _Together]] = weakref.WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._members: list[_Member] = []
+        self._runs = False
+
+    @classmethod
+    def join(cls, member: _Member) -> None:
+        """Takes over a member until its end."""
+        with cls._lock:
+            together = cls._all.setdefault(member.work.pace, cls())
+            together._members.append(member)
+            begins, together._runs = not together._runs, True
+        if begins:
+            threading.Thread(target=together._run, name="cactus-py-requests", daemon=True).start()
+
+    def _run(self) -> None:
+        leader: _Member | None = None
+        while True:
+            with self._lock:
+                if not self._members:
+                    self._runs = False
+                    return
+                members = list(self._members)
+            if leader is not None and leader in members:
+                members.remove(leader)
+                members.insert(0, leader)
+            leader = self._read(members)
+
+    def _read(self, members: list[_Member]) -> _Member:
+        """What one step brought; waits for the first member only. Returns whom to wait for next."""
+        busy: _Member | None = None
+        rung: dict[asyncio.AbstractEventLoop, list[_Member]] = {}
+        for member in members:
+            wait_seconds = _STEP_SECONDS if member is members[0] else 0.0
+            try:
+                items, ended = member.work.poll(wait_seconds)
+            except BaseException as error:
+                items, ended = [error], True
+            else:
+                if ended:
+                    items.append(_End)
+            if items:
+                busy = member
+                member.mailbox.items.extend(items)
+                rung.setdefault(member.mailbox.loop, []).append(member)
+            if ended:
+                with self._lock:
+                    self._members.remove(member)
+                member.finished.set_result(None)
+        for loop, readers in rung.items():
+            try:
+                loop.call_soon_threadsafe(_wake_all, [member.mailbox for member in readers])
+            except RuntimeError:  # the loop is closed: nobody will ever read this
+                for member in readers:
+                    member.cancel()
+        return busy or members[-1]  # one that is making tokens; else somebody else's turn to be waited for
 
 
 class AsyncStream(Generic[Item]):
     """A reply that arrives piece by piece: an async iterator of chunks. Closing or dropping it, or cancelling the task that
     waits for a chunk, cancels what is still to come."""
 
-    def __init__(self, bridge: _Bridge[Any]) -> None:
+    def __init__(self, bridge: Bridge[Any]) -> None:
         self._bridge = bridge
         self._done = False
 
@@ -215,7 +362,7 @@ class AsyncDriver:
             exchange.open()
             yield exchange.result()
 
-        bridge: _Bridge[Result] = _Bridge(work, exchange.cancel)
+        bridge: Bridge[Result] = Bridge(work, exchange.cancel)
         return await bridge.next()
 
     async def stream(self, make: Callable[[], Work[Any, Any, Item]]) -> AsyncStream[Item]:
@@ -226,7 +373,7 @@ class AsyncDriver:
             yield None  # it has begun: errors of the request itself belong to the call that made it
             yield from exchange.items()
 
-        bridge: _Bridge[Any] = _Bridge(work, exchange.cancel)
+        bridge: Bridge[Any] = Bridge(work, exchange.cancel)
         await bridge.next()
         return AsyncStream(bridge)
 
@@ -234,5 +381,5 @@ class AsyncDriver:
         def work() -> Iterator[Value]:
             yield function()
 
-        bridge: _Bridge[Value] = _Bridge(work, lambda: None)
+        bridge: Bridge[Value] = Bridge(work, lambda: None)
         return await bridge.next()

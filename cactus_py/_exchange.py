@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from .backends.base import Delta, Reply, TokenInfo
 from .errors import RequestCancelledError
+from .prompting.calls import ToolCallDelta
 from .types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -19,6 +20,8 @@ from .types import (
     ChatCompletionRequest,
     Choice,
     ChoiceDelta,
+    ChoiceDeltaFunctionCall,
+    ChoiceDeltaToolCall,
     ChoiceLogprobs,
     ChunkChoice,
     Completion,
@@ -27,10 +30,12 @@ from .types import (
     CompletionRequest,
     CompletionTokensDetails,
     CompletionUsage,
+    FunctionCall,
     GenerationRequest,
     PromptTokensDetails,
     Timings,
     TokenLogprob,
+    ToolCall,
     TopLogprob,
 )
 
@@ -69,6 +74,12 @@ class Work(Generic[Started, Result, Item]):
         self._reply: Started | None = None
         self._lock = threading.Lock()
         self._cancelled = False
+
+    @property
+    def reply(self) -> Started:
+        """The backend's reply."""
+        assert self._reply is not None, "open() comes first"
+        return self._reply
 
     def open(self) -> None:
         """Starts the reply. Raises whatever is wrong with the request, before a token is computed."""
@@ -116,35 +127,56 @@ class Exchange(Work[Reply, Result, Item]):
         end: Callable[[Work[Any, Any, Any]], None],
     ) -> None:
         super().__init__(start, begin, end)
-        self._request = request
-        self._kind = kind
+        self.request = request
+        self.kind = kind
         self._frame: _Frame | None = None
+
+    @property
+    def n_answers(self) -> int:
+        """How many answers the reply will have."""
+        return _n_answers(self.request)
+
+    @property
+    def frame(self) -> _Frame:
+        """What all wire objects of the reply have in common."""
+        assert self._frame is not None, "open() comes first"
+        return self._frame
 
     def open(self) -> None:
         super().open()
-        assert self._reply is not None
-        self._frame = _Frame(self._reply, _n_answers(self._request))
+        self._frame = _Frame(self.reply, self.n_answers)
 
     def result(self) -> Result:
+        """The finished reply, as one object."""
         assert self._reply is not None and self._frame is not None, "open() comes first"
         try:
             answers: dict[int, _Gathered] = {}
-            for delta in self._reply:
+            for delta in self._reply.rest():
                 answers.setdefault(delta.index, _Gathered()).add(delta)
-            return self._kind.whole(self._frame, self._request, sorted(answers.items()))
+            return self.kind.whole(self._frame, self.request, sorted(answers.items()))
         finally:
             self.close()
 
     def items(self) -> Iterator[Item]:
+        """The reply as wire objects, piece by piece."""
         assert self._reply is not None and self._frame is not None, "open() comes first"
         try:
-            frame, kind, request = self._frame, self._kind, self._request
-            n_open = _n_answers(request)
-            for delta in self._reply:
-                n_open -= delta.finish_reason is not None
-                yield from kind.pieces(frame, request, delta, is_last=n_open == 0)
+            frame, kind, request = self._frame, self.kind, self.request
+            while deltas := self._reply.read():
+                for delta in deltas:
+                    frame.n_open -= delta.finish_reason is not None
+                    yield from kind.pieces(frame, request, delta, is_last=frame.n_open == 0)
             if request.stream_options is not None and request.stream_options.include_usage:
                 yield kind.usage(frame)
+        finally:
+            self.close()
+
+    def batches(self) -> Iterator[list[Delta]]:
+        """The reply as the backend makes it, for one who writes the wire format: whatever is there, in one go."""
+        assert self._reply is not None, "open() comes first"
+        try:
+            while deltas := self._reply.read():
+                yield deltas
         finally:
             self.close()
 
@@ -162,7 +194,8 @@ class _Gathered:
         self.thoughts: list[str] = []
         self.tokens: list[TokenInfo] = []
         self.thought_tokens: list[TokenInfo] = []
-        self.finish_reason: Literal["stop", "length"] = "stop"
+        self.calls: dict[int, tuple[str, str, list[str]]] = {}  # id, name and pieces of the arguments
+        self.finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
 
     def add(self, delta: Delta) -> None:
         if delta.reasoning:
@@ -171,6 +204,9 @@ class _Gathered:
         else:
             self.texts.append(delta.text)
             self.tokens += delta.tokens
+        call = delta.tool_call
+        if call is not None:
+            self.calls.setdefault(call.index, (call.id or "", call.name or "", []))[2].append(call.arguments)
         if delta.finish_reason is not None:
             self.finish_reason = delta.finish_reason
 
@@ -181,6 +217,7 @@ class _Frame:
     def __init__(self, reply: Reply, n_answers: int) -> None:
         self._reply = reply
         self._n_answers = n_answers
+        self.n_open = n_answers  # answers that have not ended
         self._key = uuid4().hex
         self._created = int(time.time())
         self.begun: set[int] = set()  # answers whose role was announced
@@ -240,15 +277,26 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         choices = [
             Choice(
                 index=index,
-                message=ChatCompletionMessage(
-                    content="".join(answer.texts), reasoning_content="".join(answer.thoughts) or None
-                ),
+                message=self._message(request, answer),
                 logprobs=self._logprobs(request, answer.tokens, answer.thought_tokens),
-                finish_reason=answer.finish_reason,
+                finish_reason=_ending(request, answer.finish_reason),
             )
             for index, answer in answers
         ]
         return ChatCompletion(**frame.head("chatcmpl"), choices=choices, usage=frame.usage(), timings=frame.timings())
+
+    @staticmethod
+    def _message(request: ChatCompletionRequest, answer: _Gathered) -> ChatCompletionMessage:
+        text: str | None = "".join(answer.texts)
+        message = ChatCompletionMessage(content=text, reasoning_content="".join(answer.thoughts) or None)
+        if answer.calls:
+            functions = [(key, FunctionCall(name=name, arguments="".join(parts))) for key, name, parts in answer.calls.values()]
+            message.content = text or None
+            if request.functions:
+                message.function_call = functions[0][1]
+            else:
+                message.tool_calls = [ToolCall(id=key, function=function) for key, function in functions]
+        return message
 
     def pieces(
         self, frame: _Frame, request: ChatCompletionRequest, delta: Delta, *, is_last: bool
@@ -256,18 +304,29 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         head = frame.head("chatcmpl")
         if delta.index not in frame.begun:
             frame.begun.add(delta.index)
-            opening = ChoiceDelta(role="assistant", content="")
+            opening = ChoiceDelta(role="assistant", content=None if delta.tool_call is not None else "")
             yield ChatCompletionChunk(**head, choices=[ChunkChoice(index=delta.index, delta=opening)])
-        if delta.text or delta.tokens:
-            if delta.reasoning:
+        if delta.text or delta.tokens or delta.tool_call is not None:
+            if delta.tool_call is not None:
+                added, logprobs = self._called(request, delta.tool_call), self._logprobs(request, delta.tokens)
+            elif delta.reasoning:
                 added, logprobs = ChoiceDelta(reasoning_content=delta.text), self._logprobs(request, (), delta.tokens)
             else:
                 added, logprobs = ChoiceDelta(content=delta.text), self._logprobs(request, delta.tokens)
             choice = ChunkChoice(index=delta.index, delta=added, logprobs=logprobs)
             yield ChatCompletionChunk(**head, choices=[choice])
         if delta.finish_reason is not None:
-            choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(), finish_reason=delta.finish_reason)
+            ending = _ending(request, delta.finish_reason)
+            choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(), finish_reason=ending)
             yield ChatCompletionChunk(**head, choices=[choice], timings=frame.timings() if is_last else None)
+
+    @staticmethod
+    def _called(request: ChatCompletionRequest, call: ToolCallDelta) -> ChoiceDelta:
+        function = ChoiceDeltaFunctionCall(name=call.name, arguments=call.arguments)
+        if request.functions:
+            return ChoiceDelta(function_call=function)
+        kind: Literal["function"] | None = None if call.id is None else "function"
+        return ChoiceDelta(tool_calls=[ChoiceDeltaToolCall(index=call.index, id=call.id, type=kind, function=function)])
 
     def usage(self, frame: _Frame) -> ChatCompletionChunk:
         return ChatCompletionChunk(**frame.head("chatcmpl"), choices=[], usage=frame.usage())
@@ -296,6 +355,13 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         return ChoiceLogprobs(content=entries(tokens), reasoning_content=entries(thought) if thought else None)
 
 
+def _ending(
+    request: ChatCompletionRequest, reason: Literal["stop", "length", "tool_calls"]
+) -> Literal["stop", "length", "tool_calls", "function_call"]:
+    """Why an answer ended, in the words of the request: `functions` are what tools were called before."""
+    return "function_call" if reason == "tool_calls" and request.functions else reason
+
+
 class _CompletionKind(Kind[Completion, Completion]):
     def whole(self, frame: _Frame, request: CompletionRequest, answers: Sequence[tuple[int, _Gathered]]) -> Completion:
         choices = [
@@ -303,7 +369,7 @@ class _CompletionKind(Kind[Completion, Completion]):
                 index=index,
                 text="".join(answer.texts),
                 logprobs=self._logprobs(frame, request, index, answer.tokens),
-                finish_reason=answer.finish_reason,
+                finish_reason="length" if answer.finish_reason == "length" else "stop",
             )
             for index, answer in answers
         ]
@@ -316,7 +382,7 @@ class _CompletionKind(Kind[Completion, Completion]):
             index=delta.index,
             text=delta.text,
             logprobs=self._logprobs(frame, request, delta.index, delta.tokens),
-            finish_reason=delta.finish_reason,
+            finish_reason="stop" if delta.finish_reason == "tool_calls" else delta.finish_reason,
         )
         yield Completion(**frame.head("cmpl"), choices=[choice], timings=frame.timings() if is_last else None)
 

@@ -359,17 +359,11 @@ def test_a_plain_request_that_the_model_cannot_serve(fields: dict[str, Any], par
 
 # ---- what is not there yet ---------------------------------------------------------------------------------------------
 
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
-
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [TOOL]}, "tools"),
-        ({"tools": [TOOL], "tool_choice": "required"}, "tools"),
-        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
-        ({"functions": [{"name": "f"}]}, "functions"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -389,7 +383,7 @@ def test_harmless_fields_are_accepted(client: Client) -> None:
         max_tokens=2,
         user="me",
         metadata={"a": "b"},
-        tools=[TOOL],
+        tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
         tool_choice="none",
         response_format={"type": "text"},
         privacy="local_only",
@@ -511,7 +505,7 @@ def test_closing_the_client_ends_what_runs(stream: bool, tiny: Path) -> None:
 
 def test_a_stream_that_is_read_after_its_client_was_closed(tiny: Path) -> None:
     client = Client(tiny, threads=1)
-    stream = client.chat("Hello", stream=True, logprobs=True, **ENDLESS)
+    stream = client.chat("Hello", stream=True, logprobs=True, **FOREVER)
     next(stream)
     client.close()
     with pytest.raises(RequestCancelledError):

@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..engine import EngineActivity
+    from ..prompting.calls import ToolCallDelta
     from ..types import (
         ChatCompletionRequest,
         CompletionRequest,
@@ -33,6 +36,7 @@ __all__ = [
     "BackendOptions",
     "Delta",
     "EmbeddingReply",
+    "LoadedInfo",
     "Reply",
     "ReplyStats",
     "SpokenSegment",
@@ -40,7 +44,7 @@ __all__ = [
     "TokenInfo",
 ]
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +71,14 @@ class TokenInfo:
 class Delta:
     """What one event adds to the answer `index`: text (whole characters), tokens (only if the request wants
     log-probabilities), and, on the answer's last event, why it ended. `reasoning`: the text is what the model thought, not
-    what it answers."""
+    what it answers. `tool_call`: what is added to a call; there is no text then."""
 
     index: int
     text: str
     tokens: tuple[TokenInfo, ...] = ()
     finish_reason: FinishReason | None = None
     reasoning: bool = False
+    tool_call: ToolCallDelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,22 @@ class Reply(ABC):
     @abstractmethod
     def __next__(self) -> Delta:
         """The next event; waits for it."""
+
+    def read(self) -> list[Delta]:
+        """Every event that is there, waiting for the first of them; none after the end."""
+        delta = next(self, None)
+        return [] if delta is None else [delta]
+
+    pace: object | None = None
+    """What else keeps step with this reply: those of one pace can be read by one thread, with `poll`. None: it cannot."""
+
+    def poll(self, wait_seconds: float) -> list[Delta] | None:
+        """As `read`, but None if nothing comes within a time. Only for replies that have a `pace`."""
+        raise NotImplementedError
+
+    def rest(self) -> list[Delta]:
+        """Every event that is still to come, for one who wants none of them before the end."""
+        return list(self)
 
     @abstractmethod
     def cancel(self) -> None:
@@ -180,6 +201,20 @@ class SpokenText(ABC):
         """Ends the text and frees what it holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedInfo:
+    """A model that is loaded. `private_bytes`: scratch space, and the most that keys and values may take; `file_bytes` are
+    mapped. `n_users`: replies and calls under way; without any, `idle_s` seconds have passed since the last."""
+
+    name: str
+    path: Path
+    backend: str
+    private_bytes: int
+    file_bytes: int
+    n_users: int
+    idle_s: float
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     """What a client tells a backend when it makes one. None leaves the choice to the backend."""
@@ -196,6 +231,11 @@ class BackendOptions:
     transcription_model: str | None = None  # for speech, where `model` does not transcribe
     embedding_model: str | None = None  # for embeddings, where `model` generates text
     max_audio_s: float | None = None
+    memory_limit_bytes: int | None = None
+    memory_counts_files: bool = False
+    idle_seconds: float = 0
+    prefix_cache: Path | None = None
+    max_waiting: int | None = None
     progress: Callable[[str, int, int | None], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -229,6 +269,18 @@ class Backend(Protocol):
 
     def warm_up(self, model: str | None = None) -> None:
         """Loads a model now instead of with the first request."""
+        ...
+
+    def loaded(self) -> list[LoadedInfo]:
+        """What is loaded now, by name."""
+        ...
+
+    def activity(self) -> dict[str, EngineActivity]:
+        """What our engine does for each loaded model, by name."""
+        ...
+
+    def unload(self, model: str, timeout_s: float | None = None) -> bool:
+        """Closes a model once nobody uses it; whether it was loaded. Raises RequestTimeoutError if that takes too long."""
         ...
 
     def close(self) -> None:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from secrets import randbits
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import hub
-from ..engine import Generation, Model, Token
-from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnsupportedModelError
+from ..engine import EngineActivity, Generation, Model, Token
+from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError, UnsupportedModelError
+from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
 from ..prompting.messages import template_messages
-from ..prompting.reasoning import Format, Markers, Spelled, detect, separator
+from ..prompting.reasoning import Format, Markers, Separator, Spelled, detect, separator
+from ..prompting.structured import Constraint, Grammar, Structured, json_rule, lark_grammar, reasoning_prefix, request_grammar
 from ..prompting.template import ChatTemplate
+from ..prompting.tools import Format as ToolFormat
+from ..prompting.tools import Offer, grammar, offer
+from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -29,7 +35,9 @@ from ..types import (
     TranscriptionRequest,
     TranslationRequest,
 )
-from .base import BackendOptions, Delta, EmbeddingReply, FinishReason, Reply, ReplyStats, SpokenText, TokenInfo
+from .base import BackendOptions, Delta, EmbeddingReply, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
+from .pool import CLOSED, Lease, Pool
+from .prefixes import PrefixFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,28 +48,36 @@ if TYPE_CHECKING:
 
 __all__ = ["NativeBackend"]
 
+_SAVE_SECONDS = 300  # between two looks at whether an idle model has prefixes to save
 _WAIT_SECONDS = 0.2  # longest wait in C without a look at time-outs and Ctrl-C
 _TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
 _MAX_ECHO_LOGITS_BYTES = 1 << 30
 _PROMPT_END_TOKENS = 48  # enough of a prompt to see whether it begins the reasoning
 _TOO_LATE = "the request was not answered within its timeout; allow more time or fewer tokens"
-_CLOSED = "the request was cancelled because its client was closed"
 
 
 class NativeBackend:
-    """Loads each model once, when it is first asked for, and keeps it until closed."""
+    """Loads each model when it is first asked for, and keeps it until it is idle for too long, must make room, or is closed."""
 
     name: ClassVar[str] = "native"
 
     def __init__(self, options: BackendOptions) -> None:
         self.options = options
         self._store = hub.Store(None if options.home is None else Path(options.home))
-        self._lock = threading.Lock()  # guards the two dicts and the flag
-        self._load_lock = threading.Lock()  # one model is found, fetched and mapped at a time
-        self._by_name: dict[str, _LoadedModel] = {}
-        self._by_path: dict[Path, _LoadedModel] = {}
+        self._lock = threading.Lock()  # guards the three dicts
+        self._paths: dict[str, Path] = {}  # what was asked for; while that is loaded, nobody looks again
+        self._names: dict[Path, str] = {}  # what replies call it
+        self._stems: dict[str, Path] = {}  # such names of files: a request may use them, too
+        counts_files = options.memory_counts_files
+        self._pool: Pool[Path, _LoadedModel] = Pool(
+            size_of=lambda loaded: loaded.private_bytes + (loaded.file_bytes if counts_files else 0),
+            close=_LoadedModel.close,
+            limit_bytes=options.memory_limit_bytes,
+            idle_seconds=options.idle_seconds,
+            tend=None if options.prefix_cache is None else _LoadedModel.save_prefixes,
+            tend_seconds=_SAVE_SECONDS,
+        )
         self._speech: FasterWhisperBackend | None = None
-        self._closed = False
 
     # ---- models ----
 
@@ -72,90 +88,133 @@ class NativeBackend:
             self._model(model)
 
     def models(self) -> list[ModelCard]:
-        with self._lock:
-            names = {loaded.name: loaded.path for loaded in self._by_path.values()}
+        opened = self._by_path
+        found = {loaded.name: loaded.path for loaded in opened.values()}
         for installed in hub.installed(self._store):
-            names.setdefault(installed.name, installed.path)
+            found.setdefault(installed.name, installed.path)
         catalog = hub.Catalog.load(self._store.home)
-        aliases = {name: list(entry.aliases) for name in names if (entry := catalog.get(name)) is not None}
-        return [
-            ModelCard(id=name, created=_modified_at(path), owned_by="local", aliases=aliases.get(name, []))
-            for name, path in sorted(names.items())
-        ]
+        return [self._card(name, path, catalog.get(name), opened.get(path.resolve())) for name, path in sorted(found.items())]
+
+    def _card(self, name: str, path: Path, entry: hub.CatalogEntry | None, loaded: _LoadedModel | None) -> ModelCard:
+        facts: dict[str, Any] = {} if entry is None else {"context": entry.context, "quantisation": entry.quantisation}
+        architecture = None if entry is None else entry.architecture
+        if loaded is not None:
+            facts, architecture = loaded.facts, loaded.architecture
+        return ModelCard(
+            id=name,
+            created=_modified_at(path),
+            owned_by="local",
+            aliases=[] if entry is None else list(entry.aliases),
+            capabilities=hub.capabilities(architecture),
+            sha256=hub.known_sha256(path, self._store),
+            loaded=loaded is not None,
+            **facts,
+        )
+
+    def loaded(self) -> list[LoadedInfo]:
+        found = []
+        for path, loaded in self._by_path.items():
+            users, idle_s = self._pool.users(path)
+            sizes = loaded.private_bytes, loaded.file_bytes
+            found.append(LoadedInfo(loaded.name, path, loaded.backend, *sizes, n_users=users, idle_s=idle_s))
+        return sorted(found, key=lambda info: info.name)
+
+    def activity(self) -> dict[str, EngineActivity]:
+        return {loaded.name: found for loaded in self._by_path.values() if (found := loaded.activity()) is not None}
+
+    def unload(self, model: str, timeout_s: float | None = None) -> bool:
+        self._pool.check_open()
+        path = self._known_path(model)
+        if path is None:
+            try:
+                path = Path(hub.resolve(model, pull=False, store=self._store)).resolve()
+            except UnknownModelError:
+                if hub.Catalog.load(self._store.home).get(model) is None:
+                    raise
+                return False  # a model of the catalog that is not here
+        return self._pool.unload(path, what=model, timeout_s=timeout_s)
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
-            models = list(self._by_path.values())
-            self._by_name.clear()
-            self._by_path.clear()
             speech, self._speech = self._speech, None
+        self._pool.close()
         if speech is not None:
             speech.close()
-        for loaded in models:
-            loaded.close()
+
+    @property
+    def _by_path(self) -> dict[Path, _LoadedModel]:
+        """What is loaded."""
+        return self._pool.open()
 
     def _is_speech(self, name: str) -> bool:
         """Whether a model writes down speech: the catalog says so, or it is a folder of CTranslate2."""
-        entry = hub.Catalog.load(self._store.home).get(name)
+        entry = hub.Catalog.load(self._store.home).get(hub.split_pin(name)[0])
         return hub.is_model_folder(name) if entry is None else entry.transcribes
 
     def _transcriber(self) -> FasterWhisperBackend:
         """What runs models of speech, made when first needed."""
         from .faster_whisper import FasterWhisperBackend
 
+        self._pool.check_open()
         with self._lock:
-            if self._closed:
-                raise RequestCancelledError(_CLOSED)
             if self._speech is None:
                 self._speech = FasterWhisperBackend(self.options)
             return self._speech
 
     def _model(self, name: str | None) -> _LoadedModel:
-        asked = name or self.options.model
-        loaded = self._known(asked)
-        if loaded is not None:
+        """A model, loaded now. It may be unloaded again at any time: for work with it take `_lease`."""
+        with self._lease(name) as loaded:
             return loaded
-        if self._is_speech(asked):
-            message = f'"{asked}" writes down speech and answers no text; use client.audio.transcriptions.create with it'
-            raise InvalidRequestError(message, "model")
-        with self._load_lock:
-            loaded = self._known(asked)
-            if loaded is not None:
-                return loaded
+
+    def _lease(self, name: str | None, timeout_s: float | None = None) -> Lease[_LoadedModel]:
+        """A model that stays loaded until it is given back. timeout_s: longest wait for room."""
+        asked = name or self.options.model
+        self._pool.check_open()
+        path = self._known_path(asked)
+        if path is None:
+            if self._is_speech(asked):
+                message = f'"{asked}" writes down speech and answers no text; use client.audio.transcriptions.create with it'
+                raise InvalidRequestError(message, "model")
             path = Path(hub.resolve(asked, store=self._store, progress=self.options.progress)).resolve()
             with self._lock:
-                loaded = self._by_path.get(path)
-            if loaded is None:
-                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self.options.speculation)
-            with self._lock:
-                if not self._closed:
-                    self._by_path[path] = loaded
-                    self._by_name[asked] = loaded
-                    self._by_name.setdefault(loaded.name, loaded)
-                    return loaded
-        loaded.close()
-        raise RequestCancelledError(_CLOSED)
+                self._paths[asked] = path
+        called = self._name_for(asked, path)
+
+        def load() -> _LoadedModel:
+            model = self._load(path)
+            loaded = _LoadedModel(called, path, model, self.options.speculation)
+            if self.options.prefix_cache is not None and isinstance(model, Model):
+                loaded.prefixes = PrefixFile(Path(self.options.prefix_cache).expanduser(), model, path, self._store)
+                loaded.prefixes.load()
+            return loaded
+
+        return self._pool.lease(path, load, what=called, timeout_s=timeout_s)
+
+    def _known_path(self, asked: str) -> Path | None:
+        """The file that a name meant before: as long as it is loaded, or if only this backend knows the name."""
+        opened = self._by_path
+        with self._lock:
+            path = self._paths.get(asked)
+            return path if path in opened else self._stems.get(asked)
 
     def _name_for(self, asked: str, path: Path) -> str:
         """What replies call a model: its catalog name, or a file's stem (a path says too much about this machine). A stem
         that means another model already is made longer."""
-        catalog = hub.Catalog.load(self._store.home)
-        if not Path(asked).expanduser().is_file():
-            entry = catalog.get(asked)
-            return asked if entry is None else entry.name
         with self._lock:
-            taken = {loaded.name for loaded in self._by_path.values()}
-        for name in (path.stem, path.name, f"{path.parent.name}/{path.name}"):
-            if name not in taken and catalog.get(name) is None:
-                return name
-        return str(path)
-
-    def _known(self, name: str) -> _LoadedModel | None:
-        with self._lock:
-            if self._closed:
-                raise RequestCancelledError(_CLOSED)
-            return self._by_name.get(name)
+            if path in self._names:
+                return self._names[path]
+            catalog = hub.Catalog.load(self._store.home)
+            asked, _ = hub.split_pin(asked)
+            if not Path(asked).expanduser().is_file():
+                entry = catalog.get(asked)
+                name = asked if entry is None else entry.name
+            else:
+                taken = set(self._names.values())
+                names = (path.stem, path.name, f"{path.parent.name}/{path.name}", str(path))
+                name = next(name for name in names if name not in taken and catalog.get(name) is None)
+                self._stems[name] = path
+            self._names[path] = name
+            return name
 
     def _load(self, path: Path) -> Model | LlamaModel:
         """Opens a file. What it returns has the shape of `Model`; backends over other engines override this."""
@@ -168,19 +227,46 @@ class NativeBackend:
             kv_memory=options.kv_memory_bytes,
             batch=options.batch,
             kernels=options.kernels,
+            max_waiting=options.max_waiting,
         )
 
     # ---- requests ----
 
+    def _replied(self, request: GenerationRequest, start: Callable[[_LoadedModel, float | None], _NativeReply]) -> _NativeReply:
+        """The reply that `start` makes of a loaded model and a deadline. It keeps the model until it is closed."""
+        lease = self._lease(request.model, request.timeout)
+        try:
+            lease.value.refuse_encoder()
+            reply = start(lease.value, _deadline(request, lease.waited_s))
+        except BaseException:
+            lease.release()
+            raise
+        reply.lease = lease
+        return reply
+
     def chat(self, request: ChatCompletionRequest) -> Reply:
         _refuse_unsupported(request)
+        offered = offer(request)
+        form = request_grammar(request)
         messages = template_messages(request.messages)
-        loaded = self._model(request.model)
-        loaded.refuse_encoder()
-        deadline = _deadline(request)
+        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, offered, form, loaded, deadline))
+
+    def _chat(
+        self,
+        request: ChatCompletionRequest,
+        messages: list[dict[str, Any]],
+        offered: Offer | None,
+        form: Grammar | None,
+        loaded: _LoadedModel,
+        deadline: float | None,
+    ) -> _NativeReply:
         with loaded.in_use() as model:
             prompt = fit_messages(
-                partial(loaded.encoder.encode, variables=loaded.variables(request)),
+                partial(
+                    loaded.encoder.encode,
+                    tools=None if offered is None else offered.definitions,
+                    variables=loaded.variables(request),
+                ),
                 messages,
                 context_tokens=model.context,
                 policy=request.context_policy,
@@ -188,10 +274,12 @@ class NativeBackend:
             )
             n_top = (request.top_logprobs or 0) if request.logprobs else None
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
-            markers = [loaded.separate(request, prompt.ids, stop) for _ in range(request.n or 1)]
-            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop)
+            markers = [loaded.separate(request, prompt.ids, stop, offered) for _ in range(request.n or 1)]
+            constraints = loaded.constraints(request, prompt, loaded.call_grammar(offered, form), reasons=True)
+            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop, constraints=constraints)
             for answer, taker in zip(answers, markers, strict=True):
                 answer.markers = taker
+                answer.marks = loaded.marks(offered)
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
     def complete(self, request: CompletionRequest) -> Reply:
@@ -200,9 +288,12 @@ class NativeBackend:
             raise InvalidRequestError("suffix is not supported: local models only continue text at its end", "suffix")
         if request.best_of is not None and request.best_of != n:
             raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
-        loaded = self._model(request.model)
-        loaded.refuse_encoder()
-        deadline = _deadline(request)
+        grammar = request_grammar(request)
+        return self._replied(request, lambda loaded, deadline: self._complete(request, n, grammar, loaded, deadline))
+
+    def _complete(
+        self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
+    ) -> _NativeReply:
         answers: list[_Answer] = []
         prompts: list[FittedPrompt] = []
         try:
@@ -219,9 +310,17 @@ class NativeBackend:
                             n_reply=0 if request.max_tokens == 0 else 1,
                         )
                     )
+                constraints = [loaded.constraints(request, prompt, grammar) for prompt in prompts]
                 for position, prompt in enumerate(prompts):
                     echo = loaded.echo(request, request.prompts[position], prompt.ids) if request.echo else None
-                    answers += loaded.start(request, prompt, request.logprobs, first_index=position * n, echo=echo)
+                    answers += loaded.start(
+                        request,
+                        prompt,
+                        request.logprobs,
+                        first_index=position * n,
+                        echo=echo,
+                        constraints=constraints[position],
+                    )
         except BaseException:
             for answer in answers:
                 answer.close()
@@ -229,8 +328,7 @@ class NativeBackend:
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
-        loaded = self._model(request.model or self._embedding_model())
-        with loaded.in_use() as model:
+        with self._lease(request.model or self._embedding_model(), request.timeout) as loaded, loaded.in_use() as model:
             if not isinstance(model, Model):
                 message = f'"{loaded.name}" runs on llama.cpp here, which makes no embeddings for this client'
                 raise UnsupportedModelError(message)
@@ -282,8 +380,11 @@ class _LoadedModel:
         self.name = name
         self.backend = "native" if isinstance(model, Model) else "llama_cpp"
         self.path = path
+        self.private_bytes, self.file_bytes = _sizes(model)
+        self.architecture, self.facts = _facts(model)
         self._model = model
         self._speculation = speculation
+        self.prefixes: PrefixFile | None = None
         self._idle = threading.Condition()
         self._n_users = 0
         self._closed = False
@@ -292,13 +393,16 @@ class _LoadedModel:
         self._encoder: PromptEncoder | None = None
         self._format: Format | None = None
         self._marks: dict[int, str] = {}  # control tokens that belong to the format
+        self._tool_format: ToolFormat | None = None
+        self._tool_marks: dict[int, str] = {}  # the same, of the format of calls
+        self._structured: Structured | None = None
 
     @contextmanager
     def in_use(self) -> Iterator[Model | LlamaModel]:
         """The model, which stays open until the block ends. Raises RequestCancelledError if it was closed."""
         with self._idle:
             if self._closed:
-                raise RequestCancelledError(_CLOSED)
+                raise RequestCancelledError(CLOSED)
             self._n_users += 1
         try:
             yield self._model
@@ -307,12 +411,26 @@ class _LoadedModel:
                 self._n_users -= 1
                 self._idle.notify_all()
 
+    def save_prefixes(self) -> None:
+        """Keeps what was read for the next process, if there is a place for it."""
+        if self.prefixes is not None:
+            self.prefixes.save()
+
     def close(self) -> None:
+        self.save_prefixes()
         with self._idle:
             self._closed = True
             while self._n_users:
                 self._idle.wait()
         self._model.close()
+
+    def activity(self) -> EngineActivity | None:
+        """What its engine does; None if that is not ours, or the model was closed meanwhile."""
+        try:
+            with self.in_use() as model:
+                return model.activity() if isinstance(model, Model) else None
+        except RequestCancelledError:
+            return None
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -331,10 +449,16 @@ class _LoadedModel:
                 )
                 template, tool_template = find(), find(name="tool_use")
                 self._format = detect(template.source + tool_template.source, special)
+                self._tool_format = detect_tools(template.source + tool_template.source, special)
+
+                def control(markers: Sequence[str]) -> dict[int, str]:
+                    marks = {special[text]: text for text in markers if text in special}
+                    return {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
+
                 if self._format is not None:
-                    marks = {special[text]: text for text in self._format.markers if text in special}
-                    self._marks = {i: text for i, text in marks.items() if "control" in tokenizer.attributes(i)}
-                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template)
+                    self._marks = control(self._format.markers)
+                self._tool_marks = control(self._tool_format.markers)
+                self._encoder = PromptEncoder(template, tokenizer, tool_template=tool_template, form=self._tool_format)
             return self._encoder
 
     def variables(self, request: ChatCompletionRequest) -> dict[str, Any]:
@@ -357,13 +481,67 @@ class _LoadedModel:
             variables = {**{name: value for name, value in switches.items() if name in known}, **variables}
         return variables
 
-    def separate(self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str]) -> Markers | None:
-        """What takes reasoning out of one answer to this prompt; None if the model marks none. Call inside `in_use`."""
-        _ = self.encoder  # which finds the format
-        if self._format is None:
+    def separate(
+        self, request: ChatCompletionRequest, ids: list[int], stop: Sequence[str], offered: Offer | None
+    ) -> Markers | None:
+        """What takes reasoning and calls out of one answer to this prompt; None if there can be neither. Call inside
+        `in_use`."""
+        _ = self.encoder  # which finds the formats
+        if self._format is None and offered is None:
             return None
-        end = b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
-        return Markers(Spelled() if request.reasoning_format == "none" else separator(self._format, end), stop)
+        inner: Separator = Spelled()
+        if self._format is not None and request.reasoning_format != "none":
+            inner = separator(self._format, self._prompt_end(ids))
+        if offered is None or self._tool_format is None:
+            return Markers(inner, stop)
+        parser = CallParser(self._tool_format, offered.schemas, single=offered.single)
+        return Markers(CallSeparator(inner, parser, tuple(self._marks.values())), stop)
+
+    @property
+    def structured(self) -> Structured:
+        """What makes grammars of this model's vocabulary. Raises MissingExtraError. Call inside `in_use`."""
+        with self._encoder_lock:
+            if self._structured is None:
+                if not isinstance(self._model, Model):
+                    message = "structured output is not supported: llama.cpp runs this model, and has no masks here"
+                    raise InvalidRequestError(message, "response_format")
+                self._structured = Structured(self._model.tokenizer)
+            return self._structured
+
+    def call_grammar(self, offered: Offer | None, asked: Grammar | None) -> Grammar | None:
+        """The form of an answer that may or must call: `asked` is that of one that does not. Raises InvalidRequestError. Call
+        inside `in_use`."""
+        _ = self.encoder  # which finds the format of calls
+        form = self._tool_format
+        if offered is None or form is None:
+            return asked
+        if asked is not None and not offered.required and not asked.is_json:
+            return asked  # which leaves no room for calls
+        if not offered.needs_grammar(form) and asked is None:
+            return None
+        answer = None if asked is None or offered.required else f"%json {asked.text}"
+        structured = self.structured
+        text = grammar(form, offered, literal=structured.literal, json_rule=partial(json_rule, param="tools"), answer=answer)
+        return lark_grammar(text, param="tools")
+
+    def constraints(
+        self, request: GenerationRequest, prompt: FittedPrompt, grammar: Grammar | None, *, reasons: bool = False
+    ) -> list[Constraint] | None:
+        """One constraint for each of the `n` answers; None if they are free. `reasons`: the model may think before it answers
+        in the form that was asked for. Raises InvalidRequestError. Call inside `in_use`."""
+        limit: int | None = getattr(request, "token_limit", None)
+        if grammar is None or limit == 0:
+            return None
+        _ = self.encoder  # which finds the format of the reasoning
+        structured, prefix = self.structured, None
+        if reasons and self._format is not None:
+            prefix = reasoning_prefix(self._format, self._prompt_end(prompt.ids), structured.marker)
+        room = self._model.context if request.context_policy == "shift" else self._model.context - len(prompt.ids)
+        budget = room if limit is None else min(room, limit)
+        return [structured.constraint(grammar, budget=budget, prefix=prefix) for _ in range(request.n or 1)]
+
+    def _prompt_end(self, ids: Sequence[int]) -> str:
+        return b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
 
     @cached_property
     def generates(self) -> bool:
@@ -419,9 +597,9 @@ class _LoadedModel:
                 raise InvalidRequestError(f"the prompt holds token {token}, but the model has only {self.n_vocab}", "prompt")
         return prompt
 
-    def mark_of(self, token: Token) -> str | None:
-        """The control token, spelled, if it is one that marks reasoning."""
-        return self._marks.get(token.id)
+    def marks(self, offered: Offer | None) -> dict[int, str]:
+        """Control tokens that mark reasoning or, where tools are on offer, calls: how they are spelled."""
+        return self._marks if offered is None else {**self._tool_marks, **self._marks}
 
     def start(
         self,
@@ -431,6 +609,7 @@ class _LoadedModel:
         first_index: int,
         echo: Delta | None = None,
         stop: Sequence[str] = (),
+        constraints: Sequence[Constraint] | None = None,
     ) -> list[_Answer]:
         """Submits the `n` answers to one prompt; they run side by side, in one batch."""
         sampling = self._sampling(request, n_top)
@@ -449,8 +628,9 @@ class _LoadedModel:
                         context_policy=request.context_policy,
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
                         speculation=self._speculation,
+                        **({} if constraints is None else {"constrained": True}),
                     )
-                answers.append(_Answer(first_index + offset, generation, echo))
+                answers.append(_Answer(first_index + offset, generation, echo, constraints[offset] if constraints else None))
         except BaseException:
             for answer in answers:
                 answer.close()
@@ -522,12 +702,43 @@ class _LoadedModel:
 class _Answer:
     """One of the answers of a reply: what is echoed first, and the generation that follows, if any."""
 
-    def __init__(self, index: int, generation: Generation | LlamaGeneration | None, echo: Delta | None) -> None:
+    def __init__(
+        self,
+        index: int,
+        generation: Generation | LlamaGeneration | None,
+        echo: Delta | None,
+        constraint: Constraint | None = None,
+    ) -> None:
         self.index = index
         self.generation = generation
         self.echo = echo
-        self.markers: Markers | None = None  # takes its reasoning out, if the model marks it
+        self.constraint = constraint
+        self.markers: Markers | None = None  # takes its reasoning and its calls out, if there may be any
+        self.marks: Mapping[int, str] = {}  # control tokens that these look at
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
+        self._allow()
+
+    @property
+    def shares_a_thread(self) -> bool:
+        """Whether reading its events takes no time to speak of, and waits for none but the engine."""
+        return self.constraint is None and (self.generation is None or isinstance(self.generation, Generation))
+
+    def follow(self, token: Token) -> Token:
+        """Tells the constraint of a token, and the engine at once what may come after it; computing goes on meanwhile. An
+        answer that is whole when its limit is reached has not been cut."""
+        constraint = self.constraint
+        if constraint is None or token.id < 0 or token.finish_reason not in (None, "length"):
+            return token
+        constraint.accept(token.id)
+        if token.finish_reason is None:
+            self._allow()
+        elif constraint.complete:
+            return replace(token, finish_reason="stop")
+        return token
+
+    def _allow(self) -> None:
+        if self.constraint is not None and isinstance(self.generation, Generation):
+            self.generation.set_mask(self.constraint.mask())
 
     def cancel(self) -> None:
         with self._lock:
@@ -563,7 +774,10 @@ class _NativeReply(Reply):
         self._with_tokens = with_tokens
         self._deadline = deadline
         self._prompts = prompts
+        self.lease: Lease[_LoadedModel] | None = None  # given back when the reply is closed
         self._closed = False
+        self._failure: Exception | None = None
+        self.pace = loaded if all(answer.shares_a_thread for answer in answers) else None
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
@@ -580,18 +794,68 @@ class _NativeReply(Reply):
                 raise
         raise StopIteration
 
+    def read(self) -> list[Delta]:
+        while (found := self.poll(_WAIT_SECONDS)) is None:
+            pass
+        return found
+
+    def poll(self, wait_seconds: float) -> list[Delta] | None:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        found = list(self._ready)
+        self._ready.clear()
+        if self._closed or not self._open:
+            return found
+        self._check_time()
+        try:
+            if len(self._open) == 1:
+                if self._advance(wait_seconds, found):
+                    self._sweep(found)
+            elif not self._sweep(found) and wait_seconds > 0 and self._advance(min(wait_seconds, _TURN_SECONDS), found):
+                self._sweep(found)
+        except Exception as error:
+            self.close()
+            if not found:
+                raise
+            self._failure = error  # for the next call: what came before it counts
+        return found if found or not self._open else None
+
+    def _sweep(self, found: list[Delta]) -> bool:
+        """Takes every event that is there, of all answers; whether there was one."""
+        n_idle, n_events = 0, 0
+        while n_idle < len(self._open):
+            if self._advance(0.0, found):
+                n_idle, n_events = 0, n_events + 1
+            else:
+                n_idle += 1
+        return n_events > 0
+
+    def _advance(self, wait_seconds: float, found: list[Delta]) -> bool:
+        """Takes the next event of the answer whose turn it is; whether there was one."""
+        answer = self._open.pop(0)
+        deltas = self._take(answer, wait_seconds)
+        if not deltas or deltas[-1].finish_reason is None:
+            self._open.append(answer)
+        found += deltas or ()
+        return deltas is not None
+
+    def rest(self) -> list[Delta]:
+        for answer in self._open:
+            if answer.shares_a_thread and isinstance(answer.generation, Generation):
+                while not answer.generation.wait_end(self._remaining(_WAIT_SECONDS)):
+                    self._check_time()
+        return list(self)
+
     def _poll(self) -> None:
         """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
         their events come together: one that has none is passed over, and waited for only when none has."""
         patience = [0.0] * len(self._open) + [_TURN_SECONDS] if len(self._open) > 1 else [_WAIT_SECONDS]
+        found: list[Delta] = []
         for wait_seconds in patience:
-            answer = self._open.pop(0)
-            deltas = self._take(answer, wait_seconds)
-            if not deltas or deltas[-1].finish_reason is None:
-                self._open.append(answer)
-            self._ready += deltas or ()
-            if deltas is not None:
-                return
+            if self._advance(wait_seconds, found):
+                break
+        self._ready += found
 
     def _take(self, answer: _Answer, wait_seconds: float) -> list[Delta] | None:
         """What the next event of one answer adds; None if there is no event yet."""
@@ -607,6 +871,7 @@ class _NativeReply(Reply):
             raise RequestCancelledError("the request was cancelled") from None
         if token is None:
             return None
+        token = answer.follow(token)
         finish = token.finish_reason
         if finish == "cancelled":
             raise RequestCancelledError("the request was cancelled, or its client was closed")
@@ -616,17 +881,22 @@ class _NativeReply(Reply):
         infos = () if info is None else (info,)
         if answer.markers is None:
             return [Delta(answer.index, token.text, infos, finish)]
-        deltas = self._separated(answer.index, answer.markers, token, infos)
-        return deltas if finish is None else [*deltas, Delta(answer.index, "", (), finish)]
+        deltas = self._separated(answer, answer.markers, token, infos)
+        if finish is None:
+            return deltas
+        called = isinstance(answer.markers.separator, CallSeparator) and answer.markers.separator.n_calls > 0
+        return [*deltas, Delta(answer.index, "", (), "tool_calls" if called and finish == "stop" else finish)]
 
-    def _separated(self, index: int, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
-        """The event's text, taken apart into reasoning and content."""
-        mark = self._loaded.mark_of(token)
+    def _separated(self, answer: _Answer, markers: Markers, token: Token, infos: tuple[TokenInfo, ...]) -> list[Delta]:
+        """The event's text, taken apart into reasoning, content and calls."""
+        mark = answer.marks.get(token.id)
         generated = self._loaded.text_of(token) if markers.needs_text and mark is None and token.id >= 0 else ""
         pieces = markers.push(token.text, mark, generated, infos, n_tokens=int(token.id >= 0))
         if token.finish_reason is not None:
+            if isinstance(markers.separator, CallSeparator):
+                markers.separator.complete = token.finish_reason == "stop"
             pieces += markers.finish()
-        return [Delta(index, piece.text, piece.tokens, None, piece.reasoning) for piece in pieces]
+        return [Delta(answer.index, piece.text, piece.tokens, None, piece.reasoning, piece.call) for piece in pieces]
 
     def _remaining(self, wait_seconds: float) -> float:
         if self._deadline is None:
@@ -648,6 +918,8 @@ class _NativeReply(Reply):
             for answer in self._answers:
                 answer.close()
             self._final_stats = self._read_stats()
+            if self.lease is not None:
+                self.lease.release()
 
     @property
     def stats(self) -> ReplyStats:
@@ -673,8 +945,24 @@ class _NativeReply(Reply):
             self.close()
 
 
-def _deadline(request: GenerationRequest) -> float | None:
-    return None if request.timeout is None else time.monotonic() + request.timeout
+def _deadline(request: GenerationRequest, waited_s: float = 0.0) -> float | None:
+    return None if request.timeout is None else time.monotonic() + request.timeout - waited_s
+
+
+def _facts(model: Model | LlamaModel) -> tuple[str | None, dict[str, Any]]:
+    """A model's architecture, and what its card says of it."""
+    if isinstance(model, Model):
+        info = model.info
+        return info.architecture, {"context": info.context, "quantisation": info.quantisation}
+    return model.metadata.get("general.architecture"), {"context": model.context}
+
+
+def _sizes(model: Model | LlamaModel) -> tuple[int, int]:
+    """Bytes of memory that a model may take for itself, and of its file."""
+    if isinstance(model, Model):
+        memory = model.memory()
+        return memory.scratch_bytes + memory.kv_pages * memory.kv_page_bytes, memory.file_bytes
+    return model.private_bytes, model.file_bytes
 
 
 def _modified_at(path: Path) -> int:
@@ -687,15 +975,6 @@ def _modified_at(path: Path) -> int:
 def _refuse_unsupported(request: ChatCompletionRequest) -> None:
     """One sentence about the first thing that a request asks for and this backend does not do."""
     wants = (
-        ("tools", bool(request.tools) and request.tool_choice != "none", "tool calling"),
-        ("tool_choice", request.tool_choice not in (None, "none", "auto"), "tool calling"),
-        ("functions", bool(request.functions) and request.function_call != "none", "function calling"),
-        ("function_call", request.function_call not in (None, "none", "auto"), "function calling"),
-        (
-            "response_format",
-            request.response_format is not None and request.response_format.type != "text",
-            "structured output",
-        ),
         ("modalities", "audio" in (request.modalities or ()), "speech output"),
         ("audio", request.audio is not None, "speech output"),
         ("prediction", request.prediction is not None, "predicted output"),

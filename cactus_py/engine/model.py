@@ -294,7 +294,7 @@ class Generation(_NotCopied):
         left = math.inf if timeout_s is None else timeout_s
         while True:
             error = _status.new_error()
-            slice_ms = max(0, min(int(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
+            slice_ms = max(0, min(math.ceil(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
             with self._lock:
                 if self._finished or self._handle is None:
                     return True

@@ -14,9 +14,9 @@ What the steps do, by rising cost:
 - `split`: a text and the calls of one message become two messages; `serial`: so do several calls, each with its result;
 - `merge`: neighbours of the same role become one message, a blank line between them;
 - `lead`: all system messages become one, at the front; `fold`: they go in front of the text of the next user message;
-- `results`, `calls`, `definitions`: tools as text, in the form that most models have seen. Results become a user message,
-  `<tool_response>…</tool_response>`; calls go behind the assistant's text, each as JSON with `name` and `arguments` in
-  `<tool_call>…</tool_call>`; definitions go into the system message, one JSON object per line in `<tools>…</tools>`;
+- `results`, `calls`, `definitions`: tools as text. Results become a user message, `<tool_response>…</tool_response>`, the form
+  that most models have seen; calls go behind the assistant's text as the model itself writes them (`prompting.tools`);
+  definitions go into the system message, one JSON object per line in `<tools>…</tools>`;
 - `open`: an empty user message goes in front of a conversation that the assistant begins.
 """
 
@@ -32,12 +32,14 @@ from typing import Any
 
 from ..errors import TemplateError
 from .template import ChatTemplate
+from .tools import FORMATS, Format, spell
 
 __all__ = ["Adapter"]
 
 Message = dict[str, Any]
 Conversation = tuple[list[Message], "list[Any] | None"]  # messages and tool definitions
 Step = Callable[[list[Message], "list[Any] | None"], Conversation]
+Write = Callable[[list[Mapping[str, Any]]], str]  # calls, as the model writes them
 
 _SEARCH_SECONDS = 3.0  # of this thread's computing: what else the machine does changes no prompt
 _MAX_SHAPES = 256
@@ -50,8 +52,10 @@ _TOOLS_TEXT = (
 class Adapter:
     """The steps that one template needs, found by trying. Safe to share between threads."""
 
-    def __init__(self, template: ChatTemplate) -> None:
+    def __init__(self, template: ChatTemplate, form: Format | None = None) -> None:
+        """`form`: in which the model writes calls; Hermes' if not given."""
         self._template = template
+        self._form = form or next(form for form in FORMATS if form.name == "hermes")
         self._lock = threading.Lock()
         self._known: dict[Any, tuple[str, ...] | str] = {}  # by shape: steps, or why there are none
 
@@ -60,8 +64,10 @@ class Adapter:
         messages: Sequence[Mapping[str, Any]],
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        markers: Mapping[str, str] | None = None,
     ) -> Conversation:
-        """The conversation as the template takes it. Raises TemplateError where it would lose a message whatever is done."""
+        """The conversation as the template takes it. `markers`: what to write in place of markers of the model's calls, where
+        those are put into text. Raises TemplateError where it would lose a message whatever is done."""
         plain = [{**message, "content": message.get("content") or ""} for message in messages]
         given = plain, None if tools is None else list(tools)
         shape = _shape(given[0])
@@ -76,7 +82,17 @@ class Adapter:
                 self._known[key] = found
         if isinstance(found, str):
             raise TemplateError(found)
-        return _apply(found, *given) if found else ([dict(message) for message in messages], given[1])
+        return (
+            _apply(found, *given, self._writer(markers or {})) if found else ([dict(message) for message in messages], given[1])
+        )
+
+    def _writer(self, markers: Mapping[str, str]) -> Write:
+        def write(calls: list[Mapping[str, Any]]) -> str:
+            if not markers:
+                return spell(self._form, calls)
+            return spell(self._form.spelled(markers), calls)
+
+        return write
 
     def _search(self, messages: list[Message], with_tools: bool, variables: Mapping[str, Any]) -> tuple[str, ...] | str:
         from .sandbox import Limits  # which loads jinja2
@@ -89,7 +105,7 @@ class Adapter:
         seen: set[str] = set()
         lost: str | None = None
         for steps in _combinations(_relevant(messages, with_tools)):
-            adapted = _apply(steps, messages, tools)
+            adapted = _apply(steps, messages, tools, self._writer({}))
             form = repr(adapted)
             if form in seen:
                 continue
@@ -322,14 +338,12 @@ def _results(messages: list[Message], tools: list[Any] | None) -> Conversation:
     return told, tools
 
 
-def _calls(messages: list[Message], tools: list[Any] | None) -> Conversation:
+def _calls(messages: list[Message], tools: list[Any] | None, write: Write) -> Conversation:
     told: list[Message] = []
     for message in messages:
         texts = [message["content"]] if message["content"] else []
-        for call in message.get("tool_calls") or ():
-            arguments = call["function"]["arguments"]
-            object_text = _json({"name": call["function"]["name"], "arguments": arguments})
-            texts.append(f"<tool_call>\n{object_text}\n</tool_call>")
+        if message.get("tool_calls"):
+            texts.append(write([call["function"] for call in message["tool_calls"]]))
         plain = {key: value for key, value in message.items() if key != "tool_calls"}
         told.append({**plain, "content": "\n".join(texts)} if message.get("tool_calls") else message)
     return told, tools
@@ -354,7 +368,7 @@ def _open(messages: list[Message], tools: list[Any] | None) -> Conversation:
 # In the order in which they are applied; the number is the cost.
 _STEPS: dict[str, tuple[int, Step]] = {
     "definitions": (16, _definitions),
-    "calls": (12, _calls),
+    "calls": (12, lambda messages, tools: (messages, tools)),  # _calls, which needs to know how
     "results": (12, _results),
     "split": (3, _split),
     "serial": (4, _serial),
@@ -403,7 +417,7 @@ def _combinations(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
     return iter(sorted(every, key=lambda steps: (sum(_STEPS[name][0] for name in steps), steps)))
 
 
-def _apply(steps: Sequence[str], messages: list[Message], tools: list[Any] | None) -> Conversation:
+def _apply(steps: Sequence[str], messages: list[Message], tools: list[Any] | None, write: Write) -> Conversation:
     for name in steps:
-        messages, tools = _STEPS[name][1](messages, tools)
+        messages, tools = _calls(messages, tools, write) if name == "calls" else _STEPS[name][1](messages, tools)
     return messages, tools

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from ..errors import TemplateError
 from .adapt import Adapter
 from .template import ChatTemplate
+from .tools import Format
 
 __all__ = ["PromptEncoder", "TokenizerLike"]
 
@@ -27,6 +28,7 @@ _GUARDED = frozenset(("control", "unknown", "end"))  # attributes of tokens that
 # the template writes them; others of that kind, "<think>" or "<tool_call>", belong in an assistant's message.
 _TURN_WORDS = re.compile("turn|user|assistant|system|role|chatbot|im_start|im_end|header", re.IGNORECASE)
 _PRIVATE_FIRST, _PRIVATE_LAST = 0xF0000, 0xFFFFD  # Unicode's supplementary private use area A
+_SPARE_FIRST = 0x10FF00  # in the other of these areas
 _NEVER = re.compile(r"(?!)")
 _PLAIN_KEYS = frozenset(("role", "type"))  # checked against fixed lists before they come here; templates branch on them
 
@@ -54,10 +56,19 @@ class PromptEncoder:
     What the template does not know is put into a form that it does (`prompting.adapt`).
     """
 
-    def __init__(self, template: ChatTemplate, tokenizer: TokenizerLike, *, tool_template: ChatTemplate | None = None) -> None:
-        """tool_template: the one for conversations with tools, where the model has a separate one."""
+    def __init__(
+        self,
+        template: ChatTemplate,
+        tokenizer: TokenizerLike,
+        *,
+        tool_template: ChatTemplate | None = None,
+        form: Format | None = None,
+    ) -> None:
+        """tool_template: the one for conversations with tools, where the model has a separate one; form: of its calls."""
         self.template = template
-        self._adapters = {False: Adapter(template), True: Adapter(tool_template or template)}
+        self._adapters = {False: Adapter(template, form), True: Adapter(tool_template or template, form)}
+        # Calls that are put into a message have markers that are genuine; private characters stand for them until then.
+        self._markers = {marker: chr(_SPARE_FIRST + i) for i, marker in enumerate(form.markers if form else ())}
         self._templates = {False: template, True: tool_template or template}
         self._tokenizer = tokenizer
         guarded: dict[str, int] = {}
@@ -104,13 +115,17 @@ class PromptEncoder:
         moment = now or datetime.now()  # one moment for both renderings
         with_tools = bool(tools) or any(message.get("tool_calls") or message["role"] == "tool" for message in messages)
         template = self._templates[with_tools]
-        messages, tools = self._adapters[with_tools](messages, tools, variables)
+        markers = self._markers if any(message.get("tool_calls") for message in messages) else {}
+        if any(char in string for string in _strings((messages, tools)) for char in markers.values()):
+            markers = {}
+        genuine = {ord(char): marker for marker, char in markers.items()}
+        messages, tools = self._adapters[with_tools](messages, tools, variables, markers)
 
         def render(mark: _Marker | None = None) -> str:
             given: tuple[Any, Any, Any, Any] = (list(messages), tools, documents, variables)
             if mark is not None:
                 given = (mark(given[0]), mark(given[1]), mark(given[2]), mark(given[3]))
-            return template.render(
+            text = template.render(
                 given[0],
                 add_generation_prompt=add_generation_prompt,
                 tools=given[1],
@@ -118,6 +133,7 @@ class PromptEncoder:
                 variables=given[3],
                 now=moment,
             )
+            return text.translate(genuine) if genuine else text
 
         text = render()
         strings = list(_strings((messages, tools, documents, variables)))

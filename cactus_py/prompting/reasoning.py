@@ -49,11 +49,13 @@ class _Harmony(Format):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that belongs together, and the tokens (whatever the caller keeps of them) that it came with."""
+    """Text that belongs together, and the tokens (whatever the caller keeps of them) that it came with; or, in place of text,
+    what is added to a tool call (`prompting.calls`)."""
 
     reasoning: bool
     text: str
     tokens: tuple[Any, ...] = ()
+    call: Any = None
 
 
 _HARMONY_MARKERS = ("<|start|>", "<|channel|>", "<|message|>", "<|constrain|>", "<|end|>", "<|return|>", "<|call|>")
@@ -218,7 +220,7 @@ class _TagSeparator(Separator):
 
 class _HarmonySeparator(Separator):
     """Messages with headers: `<|channel|>NAME<|message|>TEXT<|end|>`. The channel "analysis" is reasoning, the others are
-    content. A message to a recipient is a tool call; it stays content as it was written, markers spelled out.
+    content. A message to a recipient is a tool call; it is passed on as it was written, markers spelled out.
     """
 
     _MAX_HEADER_CHARS = 256

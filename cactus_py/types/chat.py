@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ..errors import InvalidRequestError
 from ._base import RequestModel, ResponseModel
@@ -21,6 +31,8 @@ __all__ = [
     "ChatMessage",
     "Choice",
     "ChoiceDelta",
+    "ChoiceDeltaFunctionCall",
+    "ChoiceDeltaToolCall",
     "ChoiceLogprobs",
     "ChunkChoice",
     "DeveloperMessage",
@@ -253,13 +265,6 @@ ChatMessage = Annotated[
 # ---- request -----------------------------------------------------------------------------------------------------------
 
 
-class ResponseFormat(RequestModel):
-    """What form the answer shall have."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: dict[str, Any] | None = None
-
-
 class ChatCompletionRequest(GenerationRequest):
     """A conversation to be continued."""
 
@@ -275,7 +280,6 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: StrictBool | None = None
     functions: list[FunctionDefinition] | None = None
     function_call: Literal["none", "auto"] | dict[str, Any] | None = None
-    response_format: ResponseFormat | None = None
     modalities: list[Literal["text", "audio"]] | None = None
     audio: dict[str, Any] | None = None
     prediction: dict[str, Any] | None = None
@@ -370,8 +374,9 @@ class ChatCompletionMessage(ResponseModel):
     content: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: list[ToolCall] | None = None  # this and what follows: None from a local model, but there for code that looks
-    function_call: FunctionCall | None = None
+    tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None  # the same for a request with `functions`
+    # This and what follows: None from a local model, but there for code that looks.
     annotations: list[Any] | None = None
     audio: dict[str, Any] | None = None
 
@@ -412,16 +417,40 @@ class ChatCompletion(ResponseModel):
         return (self.choices[0].message.content or "") if self.choices else ""
 
 
+class _Added(ResponseModel):
+    """What is not added is not written at all: readers that join deltas field by field would take a null for a value."""
+
+    @model_serializer(mode="wrap")
+    def _without_nulls(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class ChoiceDeltaFunctionCall(_Added):
+    """What a chunk adds to a call: at first the name, then pieces of the arguments, which are JSON text together."""
+
+    name: str | None = None
+    arguments: str | None = None
+
+
+class ChoiceDeltaToolCall(_Added):
+    """What a chunk adds to the call `index` of an answer. The first one has the id."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: ChoiceDeltaFunctionCall | None = None
+
+
 class ChoiceDelta(ResponseModel):
     """What a chunk adds to an answer. The first has the role, the following have text (of the reasoning, then of the
-    answer), the last has neither."""
+    answer) or pieces of tool calls, the last has none of them."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
     reasoning_content: str | None = None
     refusal: str | None = None
-    tool_calls: list[Any] | None = None
-    function_call: Any | None = None
+    tool_calls: list[ChoiceDeltaToolCall] | None = None
+    function_call: ChoiceDeltaFunctionCall | None = None
 
 
 class ChunkChoice(ResponseModel):

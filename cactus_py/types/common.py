@@ -14,7 +14,9 @@ __all__ = [
     "CompletionTokensDetails",
     "CompletionUsage",
     "GenerationRequest",
+    "JSONSchema",
     "PromptTokensDetails",
+    "ResponseFormat",
     "StreamOptions",
     "Timings",
 ]
@@ -33,6 +35,35 @@ class StreamOptions(RequestModel):
 
     include_usage: StrictBool = False
     include_obfuscation: StrictBool | None = None  # nothing to obfuscate on a local connection; accepted, without effect
+
+
+class JSONSchema(RequestModel):
+    """A schema and what it is called. Without `schema`: any object. `strict=False` passes over what cannot be enforced; it is
+    refused otherwise."""
+
+    name: Annotated[StrictStr, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")] | None = None
+    description: StrictStr | None = None
+    schema_: dict[str, Any] | StrictBool | None = Field(default=None, alias="schema")
+    strict: StrictBool | None = None
+
+
+class ResponseFormat(RequestModel):
+    """What form the answer shall have: OpenAI's kinds, and ours, `regex` and `grammar` (Lark, as llguidance reads it)."""
+
+    type: Literal["text", "json_object", "json_schema", "regex", "grammar"]
+    json_schema: JSONSchema | None = None
+    regex: StrictStr | None = None
+    grammar: StrictStr | None = None
+
+    @model_validator(mode="after")
+    def _has_what_its_type_needs(self) -> ResponseFormat:
+        for name in ("json_schema", "regex", "grammar"):
+            given = getattr(self, name) is not None
+            if given != (self.type == name):
+                what = f'"{name}" is not possible' if given else f'"{name}" is missing'
+                message = f'{what} in a response_format of type "{self.type}"'
+                raise InvalidRequestError(message, f"response_format.{name}")
+        return self
 
 
 def none_is_false(value: Any) -> Any:
@@ -61,6 +92,13 @@ class GenerationRequest(RequestModel):
     top_k: Annotated[StrictInt, Field(ge=0)] | None = None  # 0: off
     min_p: Annotated[StrictFloat, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[StrictFloat, Field(gt=0, le=10)] | None = None
+    # The form of the answer; plain completions have it too. The names that begin with guided_ are those of other servers.
+    response_format: ResponseFormat | None = None
+    guided_json: dict[str, Any] | StrictStr | None = None
+    guided_regex: StrictStr | None = None
+    guided_choice: list[StrictStr] | None = None
+    guided_grammar: StrictStr | None = None
+
     context_policy: Literal["error", "shift"] = "error"
     route: Literal["auto", "local", "cloud"] = "auto"
     privacy: Literal["local_only"] | None = None
@@ -105,6 +143,16 @@ class GenerationRequest(RequestModel):
                 raise ValueError(f"{token} is no token id")
             biases[token] = float(bias)
         return biases
+
+    @model_validator(mode="after")
+    def _one_form(self) -> GenerationRequest:
+        names = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+        given = [name for name in names if getattr(self, name) is not None]
+        if self.response_format is not None and self.response_format.type != "text":
+            given.insert(0, "response_format")
+        if len(given) > 1:
+            raise InvalidRequestError(f"{given[0]} and {given[1]} both say what form the answer shall have", given[1])
+        return self
 
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> GenerationRequest:
