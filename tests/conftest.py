@@ -90,18 +90,18 @@ def smollm2_path(weights_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def minilm_path(weights_home: Path) -> Path:
-    """all-MiniLM-L6-v2 F16, converted when it is pulled."""
-    return fetched("all-minilm-l6-v2", weights_home)
-
-
-@pytest.fixture(scope="session")
 def server(smollm2_path: Path, weights_home: Path) -> Iterator[Any]:
     """`cactus-py serve` with SmolLM2, in a process of its own: a `server_process.ServerProcess`."""
     from server_process import ServerProcess
 
     with ServerProcess(weights_home) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def minilm_path(weights_home: Path) -> Path:
+    """all-MiniLM-L6-v2 F16, converted when it is pulled."""
+    return fetched("all-minilm-l6-v2", weights_home)
 
 
 @pytest.fixture(scope="session")

@@ -236,7 +236,6 @@ class NativeBackend:
         """The reply that `start` makes of a loaded model and a deadline. It keeps the model until it is closed."""
         lease = self._lease(request.model, request.timeout)
         try:
-            lease.value.refuse_encoder()
             reply = start(lease.value, _deadline(request, lease.waited_s))
         except BaseException:
             lease.release()
@@ -260,6 +259,7 @@ class NativeBackend:
         loaded: _LoadedModel,
         deadline: float | None,
     ) -> _NativeReply:
+        loaded.refuse_encoder()
         with loaded.in_use() as model:
             prompt = fit_messages(
                 partial(
@@ -294,6 +294,7 @@ class NativeBackend:
     def _complete(
         self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
     ) -> _NativeReply:
+        loaded.refuse_encoder()
         answers: list[_Answer] = []
         prompts: list[FittedPrompt] = []
         try:
@@ -328,7 +329,7 @@ class NativeBackend:
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
-        with self._lease(request.model or self._embedding_model(), request.timeout) as loaded, loaded.in_use() as model:
+        with self._lease(request.model or self._embedding_model()) as loaded, loaded.in_use() as model:
             if not isinstance(model, Model):
                 message = f'"{loaded.name}" runs on llama.cpp here, which makes no embeddings for this client'
                 raise UnsupportedModelError(message)

@@ -20,8 +20,8 @@ import typer
 COMMANDS = {
     "run": "Answer one prompt.",
     "chat": "Talk with a model.",
-    "embed": "Turn texts into vectors.",
     "serve": "Serve models over OpenAI's HTTP interface.",
+    "embed": "Turn texts into vectors.",
     "pull": "Download models of the catalog.",
     "list": "List the models of the catalog and the store.",
     "show": "Describe a model or a model file.",

@@ -568,9 +568,9 @@ class Model(_NotCopied):
     ) -> NDArray[np.float32]:
         """One vector for each text, float32 [N, D]; a text may be given as its token ids, special ones included.
 
-        normalise: to Euclidean length 1, so that a dot product is the cosine. pooling: how one vector is made of the tokens';
-        None for what the model says. truncate: of a text that is longer than the context only its beginning counts, instead of
-        ContextLengthError. A vector does not depend on the other texts.
+        normalise: to Euclidean length 1, so that a dot product is the cosine. pooling: how one vector is made of its
+        tokens; None for what the model says. truncate: of a text that is longer than the context only its beginning counts,
+        instead of ContextLengthError. A vector does not depend on the other texts.
 
         Raises InvalidRequestError, ContextLengthError, or UnsupportedModelError if the model makes no embeddings.
         """

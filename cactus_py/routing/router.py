@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import hub
 from ..errors import ConfigError, InvalidRequestError, UnknownModelError
-from ..types import ChatCompletionRequest, CompletionRequest, ModelCard, TranscriptionRequest, parse_request
+from ..types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ModelCard, TranscriptionRequest, parse_request
 from .names import Names
 from .pipeline import Pipeline
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..backends.base import Backend, EmbeddingReply, LoadedInfo, Reply, SpokenText
     from ..config import Settings, StepSettings
     from ..engine import EngineActivity
-    from ..types import EmbeddingRequest, TranslationRequest
+    from ..types import TranslationRequest
 
 __all__ = ["Router", "routes"]
 
