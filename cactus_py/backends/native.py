@@ -329,7 +329,7 @@ class NativeBackend:
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
 
     def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
-        with self._lease(request.model or self._embedding_model()) as loaded, loaded.in_use() as model:
+        with self._lease(request.model or self._embedding_model(), request.timeout) as loaded, loaded.in_use() as model:
             if not isinstance(model, Model):
                 message = f'"{loaded.name}" runs on llama.cpp here, which makes no embeddings for this client'
                 raise UnsupportedModelError(message)
