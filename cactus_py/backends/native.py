@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import hub
 from ..engine import EngineActivity, Generation, Model, Token
-from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError
+from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError, UnsupportedModelError
 from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
@@ -29,16 +29,20 @@ from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
     CompletionRequest,
+    EmbeddingRequest,
     GenerationRequest,
     ModelCard,
     TranscriptionRequest,
     TranslationRequest,
 )
-from .base import BackendOptions, Delta, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
+from .base import BackendOptions, Delta, EmbeddingReply, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
 from .pool import CLOSED, Lease, Pool
 from .prefixes import PrefixFile
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .faster_whisper import FasterWhisperBackend
     from .llama_cpp import LlamaGeneration, LlamaModel
 
@@ -255,6 +259,7 @@ class NativeBackend:
         loaded: _LoadedModel,
         deadline: float | None,
     ) -> _NativeReply:
+        loaded.refuse_encoder()
         with loaded.in_use() as model:
             prompt = fit_messages(
                 partial(
@@ -289,6 +294,7 @@ class NativeBackend:
     def _complete(
         self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
     ) -> _NativeReply:
+        loaded.refuse_encoder()
         answers: list[_Answer] = []
         prompts: list[FittedPrompt] = []
         try:
@@ -322,8 +328,50 @@ class NativeBackend:
             raise
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
 
+    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
+        with self._lease(request.model or self._embedding_model()) as loaded, loaded.in_use() as model:
+            if not isinstance(model, Model):
+                message = f'"{loaded.name}" runs on llama.cpp here, which makes no embeddings for this client'
+                raise UnsupportedModelError(message)
+            info = model.info
+            if request.dimensions is not None and request.dimensions > info.d_model:
+                message = f"dimensions should be at most {info.d_model}, which the vectors of this model have"
+                raise InvalidRequestError(f"{message}, not {request.dimensions}", "dimensions")
+            sequences = model.embedding_ids(request.inputs, truncate=request.truncate)
+            vectors = model.embed_ids(sequences)
+        if request.dimensions is not None and request.dimensions < vectors.shape[1]:
+            vectors = _shortened(vectors, request.dimensions)
+        return EmbeddingReply(loaded.name, loaded.backend, "local", vectors, sum(map(len, sequences)))
+
+    def _embedding_model(self) -> str:
+        """The client's own model if it is an encoder, else the one that is set for embeddings."""
+        own = self.options.model
+        entry = hub.Catalog.load(self._store.home).get(own)
+        if self.options.embedding_model is None or (entry is not None and entry.architecture in _encoders()):
+            return own
+        if entry is None and not self._is_speech(own) and not self._model(own).generates:
+            return own
+        return self.options.embedding_model
+
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         return self._transcriber().transcribe(request, audio)
+
+
+def _encoders() -> set[str]:
+    """Architectures that make embeddings and no text."""
+    from ..engine import architectures
+
+    return {each.name for each in architectures() if each.summary.startswith("encoder")}
+
+
+def _shortened(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """The first n numbers of each row, made to length 1 again where they are not all 0."""
+    import numpy as np
+
+    kept = vectors[:, :n].astype(np.float64)
+    lengths = np.sqrt((kept**2).sum(axis=1, keepdims=True))
+    shortened: NDArray[np.float32] = (kept / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return shortened
 
 
 class _LoadedModel:
@@ -495,6 +543,18 @@ class _LoadedModel:
 
     def _prompt_end(self, ids: Sequence[int]) -> str:
         return b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
+
+    @cached_property
+    def generates(self) -> bool:
+        """Whether it makes text; encoders only make embeddings."""
+        with self.in_use() as model:
+            return not isinstance(model, Model) or model.info.generates
+
+    def refuse_encoder(self) -> None:
+        """Raises UnsupportedModelError if the model makes no text."""
+        if not self.generates:
+            message = f'"{self.name}" makes embeddings and generates no text; use client.embeddings.create with it'
+            raise UnsupportedModelError(message)
 
     @cached_property
     def n_vocab(self) -> int:

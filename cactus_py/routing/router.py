@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import hub
 from ..errors import ConfigError, InvalidRequestError, UnknownModelError
-from ..types import ChatCompletionRequest, CompletionRequest, ModelCard, TranscriptionRequest, parse_request
+from ..types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ModelCard, TranscriptionRequest, parse_request
 from .names import Names
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from ..backends.base import Backend, LoadedInfo, Reply, SpokenText
+    from ..backends.base import Backend, EmbeddingReply, LoadedInfo, Reply, SpokenText
     from ..config import Settings, StepSettings
     from ..engine import EngineActivity
     from ..types import TranslationRequest
@@ -66,9 +66,9 @@ class Router:
         """Starts a continuation of plain prompts."""
         return self._backend.complete(self._resolved(request))
 
-    def embed(self, request: Any) -> Any:
+    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
         """Embeds texts."""
-        return self._backend.embed(request if request.model is None else self._resolved(request))  # type: ignore[attr-defined]
+        return self._backend.embed(request if request.model is None else self._resolved(request))
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         """Writes down speech."""
