@@ -147,6 +147,46 @@ def test_models(client: openai.OpenAI, server: ServerProcess) -> None:
         assert reply.status_code == 404 and reply.json()["error"]["code"] == "model_not_found"
 
 
+def test_embeddings(client: openai.OpenAI, server: ServerProcess) -> None:
+    if "/v1/embeddings" not in httpx.get(server.url + "/openapi.json").json()["paths"]:
+        pytest.skip("this build has no embeddings")
+    both = client.embeddings.create(model=MODEL, input=["a cat", "a stone"])
+    assert [item.index for item in both.data] == [0, 1] and both.model == MODEL and both.usage.prompt_tokens > 2
+    for item in both.data:
+        assert sum(value * value for value in item.embedding) == pytest.approx(1, abs=1e-4)
+    plain = client.embeddings.create(model=MODEL, input="a cat", encoding_format="float")
+    assert plain.data[0].embedding == pytest.approx(both.data[0].embedding, abs=1e-6)
+    with pytest.raises(openai.BadRequestError) as empty:
+        client.embeddings.create(model=MODEL, input=[])
+    assert empty.value.param == "input"
+
+
+def test_speech(client: openai.OpenAI, server: ServerProcess, whisper_path: Path, data: Path) -> None:
+    clip = data / "speech" / "asterisk_en_dir-nomore.wav"
+    spoken = client.audio.transcriptions.create(model="whisper-tiny.en", file=clip)
+    assert len(spoken.text.split()) > 2
+    verbose = client.audio.transcriptions.create(
+        model="whisper-tiny.en", file=clip, response_format="verbose_json", timestamp_granularities=["word", "segment"]
+    )
+    assert verbose.words and verbose.segments and verbose.text == spoken.text
+    text = client.audio.transcriptions.create(model="whisper-tiny.en", file=clip, response_format="text")
+    assert text == spoken.text + "\n"
+    events = list(client.audio.transcriptions.create(model="whisper-tiny.en", file=clip, stream=True))
+    assert events[-1].type == "transcript.text.done" and events[-1].text == spoken.text
+    assert "".join(event.delta for event in events[:-1]) == spoken.text
+    form = {"model": "whisper-tiny.en"}
+    english = httpx.post(server.url + "/v1/audio/translations", data=form, files={"file": clip.read_bytes()}, timeout=60)
+    assert english.status_code == 400 and "multilingual" in english.json()["error"]["message"]
+    with pytest.raises(openai.BadRequestError) as broken:
+        client.audio.transcriptions.create(model="whisper-tiny.en", file=("a.wav", b"no sound"))
+    assert broken.value.param == "file"
+    two = {"file": ("a.wav", b"RIFF"), "other": ("b.wav", b"RIFF")}
+    assert httpx.post(server.url + "/v1/audio/transcriptions", files=two).status_code == 400
+    assert httpx.post(server.url + "/v1/audio/transcriptions", files={"x": b"a"}).json()["error"]["param"] == "file"
+    twice = {"model": ["a", "b"]}
+    assert httpx.post(server.url + "/v1/audio/transcriptions", files={"file": b"a"}, data=twice).status_code == 400
+
+
 def test_errors_of_the_openai_client(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="there is no model") as unknown:
         client.chat.completions.create(model="gpt-9", messages=COUNT)

@@ -149,6 +149,17 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
 
         return handler
 
+    def vectors(make: Callable[[Mapping[str, Any]], Work[Any, Any, Any]]) -> Callable[..., Any]:
+        async def handler(scope: Scope, receive: Receive, send: Send) -> None:
+            receive = limited(scope, receive, serve.max_body)
+            fields = await read_json(scope, receive)
+            await begin(scope["record"], fields)
+            work = make(fields)
+            span = scope["record"].span = metrics.begin(scope["path"], scope["record"].model)
+            await _whole(state, work, span, scope, receive, send)
+
+        return handler
+
     def speech(make: Callable[[Any, Mapping[str, Any]], SpeechWork]) -> Callable[..., Any]:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
             receive = limited(scope, receive, serve.max_body)

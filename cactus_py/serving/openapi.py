@@ -53,7 +53,9 @@ def answers(reply: type[BaseModel], *, streams: bool = False) -> dict[int | str,
     return found | failures
 
 
-def operation(request: type[BaseModel], reply: type[BaseModel], *, file: str | None = None) -> dict[str, Any]:
+def operation(
+    request: type[BaseModel], reply: type[BaseModel], *, file: str | None = None, streams: bool = True
+) -> dict[str, Any]:
     """The arguments of a route that takes a JSON body, or, with a `file`, a form."""
     _requests.add(request)
     kind, name = "application/json", request.__name__
@@ -61,7 +63,7 @@ def operation(request: type[BaseModel], reply: type[BaseModel], *, file: str | N
         _forms[name] = file
         kind, name = "multipart/form-data", name + "Form"
     body = {"required": True, "content": {kind: {"schema": {"$ref": _REF.format(model=name)}}}}
-    return {"responses": answers(reply, streams=True), "openapi_extra": {"requestBody": body}}
+    return {"responses": answers(reply, streams=streams), "openapi_extra": {"requestBody": body}}
 
 
 def install(app: FastAPI) -> None:

@@ -56,6 +56,8 @@ def jsonable(value: Any) -> Any:
         fields = {**value.__dict__, **(value.__pydantic_extra__ or {})}
         return {name: jsonable(item) for name, item in fields.items() if item is not None or name in keep}
     if isinstance(value, (list, tuple)):
+        if value and isinstance(value[0], (float, int)):  # numbers only, and often many
+            return value
         return [jsonable(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
