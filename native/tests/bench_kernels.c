@@ -4,6 +4,7 @@
  *
  * matvec   a matrix of 256 MB times one vector of 1536, read once from end to end: GB/s of weights, G multiply-adds/s
  * gemm     1536 x 576 weights times 512 (and 8) tokens, unpacking included: G multiply-adds/s
+ * few      the same weights times 2, 4 and 8 tokens, straight from the blocks: G multiply-adds/s
  * others   data that fits the caches: nanoseconds per call, and elements or multiply-adds per nanosecond
  *
  * Each line gives the best and, in brackets, the median of several runs, in CPU time of the thread, so that a busy machine
@@ -141,6 +142,12 @@ static void run_gemm(void *ctx)
     }
 }
 
+static void run_few(void *ctx)
+{
+    const product *p = ctx;
+    p->k->matmul_few[p->type](p->y, p->n_rows, matrix, p->row_bytes, p->act, p->act_stride, p->n_rows, p->n_cols, p->n_tok, NULL);
+}
+
 static void run_gemm_f32(void *ctx)
 {
     const product *p = ctx;
@@ -187,6 +194,12 @@ static void bench_type(const ct_kernels *k, ct_type type)
         timing t = measure(type == CT_F32 ? run_gemm_f32 : run_gemm, &p, 1, 0.3);
         double macs = (double)(p.n_rows * p.n_cols * p.n_tok);
         printf("%-11s %-8s gemm %3zu tokens %7.1f (%.1f) GMAC/s\n", k->name, info->name, p.n_tok, macs / t.best_s * 1e-9,
+               macs / t.median_s * 1e-9);
+    }
+    for (p.n_tok = 2; k->matmul_few[type] != NULL && p.n_tok <= k->few_tokens; p.n_tok *= 2) {
+        timing t = measure(run_few, &p, 1, 0.3);
+        double macs = (double)(p.n_rows * p.n_cols * p.n_tok);
+        printf("%-11s %-8s few  %3zu tokens %7.1f (%.1f) GMAC/s\n", k->name, info->name, p.n_tok, macs / t.best_s * 1e-9,
                macs / t.median_s * 1e-9);
     }
     ct_free(p.x);
