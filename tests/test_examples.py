@@ -16,6 +16,7 @@ EXPECTED = {  # what the output must hold; patterns for greedy answers that no r
     "conversation.py": r"> What is the capital[^\n]*\n.*Paris[\s\S]*> And of Italy[^\n]*\n.+[\s\S]*> Thank you!\n.+",
     "logprobs.py": r"'[^']+': '[^']+' \d+%[\s\S]*-\d+\.\d\d  The sky is blue\.\n\s*-\d+\.\d\d  The sky is screwdriver\.",
     "many_at_once.py": r"France: .*Paris[\s\S]*Italy: .*Rome[\s\S]*Japan: .*Tokyo[\s\S]*Egypt: .*Cairo",
+    "tools.py": r"get_weather \{'city': '[^']+', 'unit': '[CF]'\}\n\S",
     "stream.py": r"\S[\s\S]*\n\d+ tokens read, \d+ written",
 }
 
