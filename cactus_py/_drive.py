@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from types import TracebackType
@@ -20,7 +21,7 @@ from .errors import RequestCancelledError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["AsyncDriver", "AsyncStream", "Driver", "Stream", "SyncDriver"]
+__all__ = ["AsyncDriver", "AsyncStream", "Bridge", "Driver", "Stream", "SyncDriver"]
 
 Item = TypeVar("Item")
 Value = TypeVar("Value")
@@ -105,52 +106,88 @@ class SyncDriver:
 # ---- for an event loop -------------------------------------------------------------------------------------------------
 
 
+class _Mailbox:
+    """What a thread hands to an event loop, in order. However much is put in at once, the loop is woken but once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.items: deque[Any] = deque()
+        self._reader: asyncio.Future[None] | None = None  # touched by the loop only
+        self._announced = False  # the loop was told, and has not looked yet
+
+    def put(self, item: Any) -> None:
+        """For the thread. Raises RuntimeError if the loop is closed."""
+        self.items.append(item)
+        if not self._announced:
+            self._announced = True
+            self._loop.call_soon_threadsafe(self._wake)
+
+    def _wake(self) -> None:
+        self._announced = False  # from here on the thread announces anew; what it put in before, the reader will see
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def wait(self) -> None:
+        """For the loop: until there is something."""
+        while not self.items:
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+
+
 class _End:
     """Marks the end of a bridged stream."""
 
 
-class _Bridge(Generic[Item]):
+class Bridge(Generic[Item]):
     """Runs blocking work in a thread of its own and hands what it yields to the event loop that asked.
 
     The thread holds no reference to whoever reads, so a reader that is dropped can still cancel it.
     """
 
     def __init__(self, work: Callable[[], Iterator[Item]], cancel: Callable[[], None]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Item | BaseException | type[_End]] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        self._mailbox = _Mailbox(loop)
         self.cancel = cancel
         self.finished: Future[None] = Future()
-        arguments = (self._loop, self._queue, work, cancel, self.finished)
+        arguments = (self._mailbox, work, cancel, self.finished)
         threading.Thread(target=_pump, args=arguments, name="cactus-py-request", daemon=True).start()
 
     async def next(self) -> Item:
         """The next value. Raises StopAsyncIteration at the end, and what the work raised. Cancelling it cancels the work."""
-        try:
-            item = await self._queue.get()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if isinstance(item, BaseException):
-            self._queue.put_nowait(_End)
-            raise item
+        items = self._mailbox.items
+        if not items:
+            try:
+                await self._mailbox.wait()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        item = items[0]
         if item is _End:
-            self._queue.put_nowait(_End)
             raise StopAsyncIteration
-        return item  # type: ignore[return-value]
+        items.popleft()
+        if isinstance(item, BaseException):
+            items.append(_End)
+            raise item
+        return item  # type: ignore[no-any-return]
+
+    async def available(self) -> list[Item]:
+        """All values that are there, at least one of them. Ends and raises as `next` does."""
+        found = [await self.next()]
+        items = self._mailbox.items
+        while items and items[0] is not _End and not isinstance(items[0], BaseException):
+            found.append(items.popleft())
+        return found
 
 
-def _pump(
-    loop: asyncio.AbstractEventLoop,
-    queue: asyncio.Queue[Any],
-    work: Callable[[], Iterator[Any]],
-    cancel: Callable[[], None],
-    finished: Future[None],
-) -> None:
+def _pump(mailbox: _Mailbox, work: Callable[[], Iterator[Any]], cancel: Callable[[], None], finished: Future[None]) -> None:
     """The thread of a bridge."""
 
     def post(item: Any) -> None:
         try:
-            loop.call_soon_threadsafe(queue.put_nowait, item)
+            mailbox.put(item)
         except RuntimeError:  # the loop is closed: nobody will ever read this
             cancel()
 
@@ -168,7 +205,7 @@ class AsyncStream(Generic[Item]):
     """A reply that arrives piece by piece: an async iterator of chunks. Closing or dropping it, or cancelling the task that
     waits for a chunk, cancels what is still to come."""
 
-    def __init__(self, bridge: _Bridge[Any]) -> None:
+    def __init__(self, bridge: Bridge[Any]) -> None:
         self._bridge = bridge
         self._done = False
 
@@ -215,7 +252,7 @@ class AsyncDriver:
             exchange.open()
             yield exchange.result()
 
-        bridge: _Bridge[Result] = _Bridge(work, exchange.cancel)
+        bridge: Bridge[Result] = Bridge(work, exchange.cancel)
         return await bridge.next()
 
     async def stream(self, make: Callable[[], Work[Any, Any, Item]]) -> AsyncStream[Item]:
@@ -226,7 +263,7 @@ class AsyncDriver:
             yield None  # it has begun: errors of the request itself belong to the call that made it
             yield from exchange.items()
 
-        bridge: _Bridge[Any] = _Bridge(work, exchange.cancel)
+        bridge: Bridge[Any] = Bridge(work, exchange.cancel)
         await bridge.next()
         return AsyncStream(bridge)
 
@@ -234,5 +271,5 @@ class AsyncDriver:
         def work() -> Iterator[Value]:
             yield function()
 
-        bridge: _Bridge[Value] = _Bridge(work, lambda: None)
+        bridge: Bridge[Value] = Bridge(work, lambda: None)
         return await bridge.next()

@@ -75,6 +75,12 @@ class Work(Generic[Started, Result, Item]):
         self._lock = threading.Lock()
         self._cancelled = False
 
+    @property
+    def reply(self) -> Started:
+        """The backend's reply."""
+        assert self._reply is not None, "open() comes first"
+        return self._reply
+
     def open(self) -> None:
         """Starts the reply. Raises whatever is wrong with the request, before a token is computed."""
         reply = self._start()
@@ -121,35 +127,56 @@ class Exchange(Work[Reply, Result, Item]):
         end: Callable[[Work[Any, Any, Any]], None],
     ) -> None:
         super().__init__(start, begin, end)
-        self._request = request
-        self._kind = kind
+        self.request = request
+        self.kind = kind
         self._frame: _Frame | None = None
+
+    @property
+    def n_answers(self) -> int:
+        """How many answers the reply will have."""
+        return _n_answers(self.request)
+
+    @property
+    def frame(self) -> _Frame:
+        """What all wire objects of the reply have in common."""
+        assert self._frame is not None, "open() comes first"
+        return self._frame
 
     def open(self) -> None:
         super().open()
-        assert self._reply is not None
-        self._frame = _Frame(self._reply, _n_answers(self._request))
+        self._frame = _Frame(self.reply, self.n_answers)
 
     def result(self) -> Result:
+        """The finished reply, as one object."""
         assert self._reply is not None and self._frame is not None, "open() comes first"
         try:
             answers: dict[int, _Gathered] = {}
-            for delta in self._reply:
+            for delta in self._reply.rest():
                 answers.setdefault(delta.index, _Gathered()).add(delta)
-            return self._kind.whole(self._frame, self._request, sorted(answers.items()))
+            return self.kind.whole(self._frame, self.request, sorted(answers.items()))
         finally:
             self.close()
 
     def items(self) -> Iterator[Item]:
+        """The reply as wire objects, piece by piece."""
         assert self._reply is not None and self._frame is not None, "open() comes first"
         try:
-            frame, kind, request = self._frame, self._kind, self._request
-            n_open = _n_answers(request)
-            for delta in self._reply:
-                n_open -= delta.finish_reason is not None
-                yield from kind.pieces(frame, request, delta, is_last=n_open == 0)
+            frame, kind, request = self._frame, self.kind, self.request
+            while deltas := self._reply.read():
+                for delta in deltas:
+                    frame.n_open -= delta.finish_reason is not None
+                    yield from kind.pieces(frame, request, delta, is_last=frame.n_open == 0)
             if request.stream_options is not None and request.stream_options.include_usage:
                 yield kind.usage(frame)
+        finally:
+            self.close()
+
+    def batches(self) -> Iterator[list[Delta]]:
+        """The reply as the backend makes it, for one who writes the wire format: whatever is there, in one go."""
+        assert self._reply is not None, "open() comes first"
+        try:
+            while deltas := self._reply.read():
+                yield deltas
         finally:
             self.close()
 
@@ -190,6 +217,7 @@ class _Frame:
     def __init__(self, reply: Reply, n_answers: int) -> None:
         self._reply = reply
         self._n_answers = n_answers
+        self.n_open = n_answers  # answers that have not ended
         self._key = uuid4().hex
         self._created = int(time.time())
         self.begun: set[int] = set()  # answers whose role was announced

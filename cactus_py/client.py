@@ -22,8 +22,10 @@ from ._drive import AsyncDriver, AsyncStream, Driver, Stream, SyncDriver
 from ._exchange import CHAT, COMPLETION, Exchange, Work
 from .backends import create
 from .backends.base import Backend, BackendOptions, SpokenText
-from .config import Settings, load_settings
-from .errors import ConfigError, InvalidRequestError, RequestCancelledError, UnknownModelError
+from .config import Settings, changed, load_settings
+from .errors import ConfigError, InvalidRequestError, RequestCancelledError
+from .routing import Router
+from .routing.router import routes
 from .types import (
     ChatCompletion,
     ChatCompletionChunk,
@@ -120,8 +122,8 @@ class CompletionOptions(GenerationOptions, total=False):
 class ClientOptions(TypedDict, total=False):
     """What a client can be told when it is made. The first block overrides the settings of the same name (`cactus_py.config`).
 
-    `config`: settings to start from, instead of the environment and the file. `kv_memory_bytes`: most memory for keys and
-    values. `batch`: tokens computed in one step at most. `progress`: called with (phase, bytes done, bytes in all or None)
+    `config`: settings to start from, instead of the environment and the file. `kv_memory_bytes`: kv_memory, by its older name.
+    `batch`: tokens computed in one step at most. `progress`: called with (phase, bytes done, bytes in all or None)
     while a model is fetched.
     """
 
@@ -132,6 +134,14 @@ class ClientOptions(TypedDict, total=False):
     speculation: int | None
     backend: str | None
     home: str | os.PathLike[str] | None
+    kv_memory: int | str | None
+    memory_limit: int | str | None
+    memory_counts_files: bool | None
+    idle_seconds: float | None
+    prefix_cache: str | os.PathLike[str] | None
+    max_queue: int | None
+    aliases: Mapping[str, str | Mapping[str, float]] | None
+    pipelines: Mapping[str, Any] | None
 
     config: Settings | None
     kv_memory_bytes: int | None
@@ -139,7 +149,7 @@ class ClientOptions(TypedDict, total=False):
     progress: ProgressCallback | None
 
 
-_SETTINGS = ("threads", "context", "kv_type", "kernels", "speculation", "backend", "home")
+_NO_SETTINGS = {"config", "kv_memory_bytes", "batch", "progress"}
 
 
 # ---- what both clients are made of -------------------------------------------------------------------------------------
@@ -153,29 +163,36 @@ class _Core:
         if unknown:
             known = ", ".join(ClientOptions.__annotations__)
             raise TypeError(f"a client has no option {sorted(unknown)[0]!r}; there are: {known}")
-        given: dict[str, Any] = {name: options.get(name) for name in _SETTINGS}
+        given: dict[str, Any] = {name: value for name, value in options.items() if name not in _NO_SETTINGS}
         if model is not None:
             given["model"] = os.fspath(model)
         given = {name: value for name, value in given.items() if value is not None}
         config = options.get("config")
-        self.settings = load_settings(given) if config is None else config.model_copy(update=given)
+        self.settings = load_settings(given) if config is None else changed(config, given)
+        self._routes = routes(self.settings)
         self._options = BackendOptions(
             model=self.settings.model,
             home=self.settings.home,
             threads=self.settings.threads,
             context=self.settings.context,
             kv_type=self.settings.kv_type,
-            kv_memory_bytes=options.get("kv_memory_bytes"),
+            kv_memory_bytes=options.get("kv_memory_bytes") or self.settings.kv_memory,
             batch=options.get("batch"),
             kernels=self.settings.kernels,
             speculation=self.settings.speculation,
             transcription_model=self.settings.transcription_model,
             max_audio_s=self.settings.max_audio_s,
+            memory_limit_bytes=self.settings.memory_limit,
+            memory_counts_files=self.settings.memory_counts_files,
+            idle_seconds=self.settings.idle_seconds,
+            prefix_cache=self.settings.prefix_cache,
+            max_waiting=self.settings.max_queue,
             progress=options.get("progress"),
         )
         self._lock = threading.RLock()  # a stream that the garbage collector finds may be closed anywhere, even inside
         self._backend: Backend | None = None
         self._running: dict[int, weakref.ref[Work[Any, Any, Any]]] = {}
+        self._router: tuple[Backend, Router] | None = None
         self._closed = False
 
     @property
@@ -188,13 +205,22 @@ class _Core:
                 self._backend = create(self.settings.backend, self._options)
             return self._backend
 
-    def _routed(self, request: GenerationRequest | SpeechRequest) -> Backend:
-        """The backend that serves a request. Refuses a route that cannot be taken."""
+    @property
+    def router(self) -> Router:
+        """What takes names to models of the backend."""
+        backend = self.backend
+        with self._lock:
+            if self._router is None or self._router[0] is not backend:
+                self._router = backend, Router(backend, self.settings, *self._routes)
+            return self._router[1]
+
+    def _routed(self, request: GenerationRequest | SpeechRequest) -> Router:
+        """What serves a request. Refuses a route that cannot be taken."""
         if request.route == "cloud":
             if request.privacy == "local_only":
                 raise InvalidRequestError('route="cloud" contradicts privacy="local_only"', "route")
             raise ConfigError('route="cloud" needs a cloud, and this client has none; use route="local" or route="auto"')
-        return self.backend
+        return self.router
 
     def _begin(self, exchange: Work[Any, Any, Any]) -> None:
         with self._lock:
@@ -208,20 +234,13 @@ class _Core:
             self._running.pop(id(exchange), None)
 
     def models(self) -> ModelList:
-        return ModelList(data=self.backend.models())
-
-    def model(self, name: str) -> ModelCard:
-        cards = self.backend.models()
-        found = next((card for card in cards if name == card.id or name in card.aliases), None)
-        if found is None:
-            names = ", ".join(card.id for card in cards) or "none"
-            raise UnknownModelError(f'there is no model "{name}" on this machine; there are: {names}', name=name)
-        return found
+        return ModelList(data=self.router.models())
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             backend, self._backend = self._backend, None
+            self._router = None
             running = [reference() for reference in list(self._running.values())]
         for exchange in running:
             if exchange is not None:
@@ -388,8 +407,19 @@ class Models(Generic[Listed, Found]):
 
     def retrieve(self, model: str) -> Found:
         """One of them. Raises UnknownModelError."""
-        found: Found = self._driver.call(lambda: self._core.model(model))
+        found: Found = self._driver.call(lambda: self._core.router.find(model))
         return found
+
+    def loaded(self) -> Any:
+        """What is loaded now, by name: a list of `backends.base.LoadedInfo`."""
+        return self._driver.call(lambda: self._core.router.loaded())
+
+    def unload(self, model: str, *, timeout: float | None = None) -> Any:
+        """Closes what a name leads to once nobody uses it; whether it was loaded. The next request loads it again.
+
+        Raises RequestTimeoutError if it is still in use after `timeout` seconds, UnknownModelError.
+        """
+        return self._driver.call(lambda: self._core.router.unload(model, timeout))
 
 
 # ---- clients -----------------------------------------------------------------------------------------------------------
@@ -426,7 +456,7 @@ class Client:
 
     def warm_up(self, model: str | None = None) -> None:
         """Loads a model now, so that the first request does not wait for it."""
-        self._core.backend.warm_up(model)
+        self._core.router.warm_up(model)
 
     def close(self) -> None:
         """Cancels every reply and frees every model. Calling it again does nothing."""
@@ -470,7 +500,7 @@ class AsyncClient:
 
     async def warm_up(self, model: str | None = None) -> None:
         """Loads a model now, so that the first request does not wait for it."""
-        await self._driver.call(lambda: self._core.backend.warm_up(model))
+        await self._driver.call(lambda: self._core.router.warm_up(model))
 
     async def close(self) -> None:
         """Cancels every reply and frees every model. Calling it again does nothing."""

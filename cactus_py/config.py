@@ -2,19 +2,33 @@
 
 The file is $CACTUS_PY_CONFIG, or config.toml in the home folder ($CACTUS_PY_HOME, or the platform's place for data). It is
 TOML, with the fields of `Settings` as keys. In the environment a field is CACTUS_PY_ and its name in capitals, but for the two
-that the whole world shares, OPENAI_API_KEY and OPENAI_BASE_URL. An empty variable counts as absent.
+that the whole world shares, OPENAI_API_KEY and OPENAI_BASE_URL. An empty variable counts as absent; tables are JSON there. What
+concerns the server is the table [serve]; in the environment its fields begin with CACTUS_PY_SERVE_, and lists are separated by
+commas.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from .errors import ConfigError
 
@@ -23,12 +37,119 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["DEFAULT_MODEL", "DEFAULT_TRANSCRIPTION_MODEL", "Settings", "load_settings"]
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_TRANSCRIPTION_MODEL",
+    "PipelineSettings",
+    "Serve",
+    "Settings",
+    "StepSettings",
+    "load_settings",
+]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_TRANSCRIPTION_MODEL = "whisper-tiny.en"
 _PREFIX = "CACTUS_PY_"
 _CONFIG = "CACTUS_PY_CONFIG"
+
+
+_UNITS = {"": 1, "b": 1, **{p + u: n**e for e, p in enumerate("kmgt", 1) for u, n in (("", 1000), ("b", 1000), ("ib", 1024))}}
+
+
+def _bytes(value: Any) -> Any:
+    """A number of bytes, or a text such as "1.5 GB" (10^9) or "512MiB" (2^20)."""
+    if isinstance(value, bool):
+        raise ValueError("it should be a size such as 300000000 or 300MB")
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)\s*", value.lower())
+        if found is None or found[2] not in _UNITS or len(found[1]) > 30:
+            raise ValueError("it should be a size such as 300000000, 300MB or 2GiB")
+        return int(float(found[1]) * _UNITS[found[2]])
+    return value
+
+
+def _alias(value: Any) -> str | dict[str, float]:
+    """What a name stands for: another one, or several with their weights."""
+    if isinstance(value, str):
+        return _name(value)
+    if not isinstance(value, dict) or not value:
+        raise ValueError("an alias stands for a model's name, or for a table of names and weights")
+    for name, weight in value.items():
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise ValueError(f"the weight of {name} should be a number")
+    return {_name(name): float(weight) for name, weight in value.items()}
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip() or len(value) > 4096 or "\0" in value:
+        raise ValueError("the name of a model is a text that is not empty")
+    return value
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(gt=0, lt=1 << 63)]
+ModelName = Annotated[str, BeforeValidator(_name)]
+Alias = Annotated[str | dict[str, float], PlainValidator(_alias)]
+
+
+class StepSettings(BaseModel):
+    """One step of a pipeline. A text is short for {model = the text}."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    model: ModelName
+    task: Literal["chat", "transcribe"] | None = None
+    """What the model does; None: what it is known for."""
+    system: str | None = None
+    """Instructions in front of the conversation of a chat step."""
+    max_tokens: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    """Longest answer of a chat step that is not the last; None: until its end. The last one obeys the request."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """Of a chat step; None: the request's."""
+    language: str | None = None
+    """What is spoken, for a transcribe step; None: found by the model."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_text_is_a_model(cls, value: Any) -> Any:
+        if not isinstance(value, (str, Mapping, StepSettings)):
+            raise ValueError("a step is a model's name, or a table with one")
+        return {"model": value} if isinstance(value, str) else value
+
+
+class PipelineSettings(BaseModel):
+    """Models that work one after the other."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    steps: Annotated[list[StepSettings], Field(min_length=1, max_length=16)]
+
+
+class Serve(BaseModel):
+    """What `cactus-py serve` can be told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address to listen on. Any but this machine's own (127.0.0.1, ::1, localhost) demands an API key."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    """0: any that is free."""
+    models: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    """Models to load at the start, the first of them for requests that name none; empty: the setting `model`."""
+    api_keys: list[Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default_factory=list)
+    """Hashes of the keys that requests may carry ("sha256:" and 64 hexadecimal digits, as `serve --new-key` prints them). With
+    none, requests need no key."""
+    cors_origins: list[Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]] = Field(default_factory=list)
+    """Web pages of these origins may call the server ("https://example.com"; "*": of all); empty: of none but its own."""
+    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 600.0
+    """Longest time for one request, loading its model not counted."""
+    grace_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long requests that run may go on when the server is told to stop."""
+    max_body: Annotated[Bytes, Field(ge=1024)] = 32 << 20
+    """Largest body of a request."""
+    log: bool = True
+    """Whether each request is logged: one line of JSON on standard error."""
+    log_prompts: bool = False
+    """Whether those lines hold what was asked."""
 
 
 class Settings(BaseSettings):
@@ -65,12 +186,31 @@ class Settings(BaseSettings):
     """The model that writes down speech where a request names none: a name of the catalog or a folder."""
     max_audio_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
     """Longest audio of a request, in seconds: each takes about 200 kB of memory."""
+    kv_memory: Bytes | None = None
+    """Most memory of a model for keys and values, as 300000000 or "300MB"; None: enough for one full context."""
+    memory_limit: Bytes | None = None
+    """Most private memory of all loaded models together (scratch space, and the most that keys and values may take). To stay
+    within it the one that was used least recently is unloaded; one in use never is. None: no limit."""
+    memory_counts_files: bool = False
+    """Whether memory_limit also counts the models' files, which are mapped: shared, and given up under pressure."""
+    idle_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+    """A model that nobody used for so long is unloaded; 0: never."""
+    prefix_cache: Path | None = None
+    """A folder that keeps what was read of prompts, from one process to the next; None: it is forgotten."""
+    max_queue: Annotated[int, Field(ge=1, lt=1 << 31)] | None = None
+    """Requests of a model that may wait for their turn; more are refused. None: as many as there are."""
+    aliases: dict[ModelName, Alias] = Field(default_factory=dict)
+    """Names for models: another name, or several with their weights (`cactus_py.routing.names`)."""
+    pipelines: dict[ModelName, PipelineSettings] = Field(default_factory=dict)
+    """Models one after the other, as one model (`cactus_py.routing.pipeline`)."""
     openai_api_key: SecretStr | None = Field(None, validation_alias=AliasChoices("openai_api_key", "OPENAI_API_KEY"))
     """The key for the cloud endpoint. Never printed."""
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL"))
     """Where the cloud endpoint is; None: OpenAI's own."""
     cloud_model: str | None = None
     """The model to ask for there."""
+    serve: Serve = Field(default_factory=Serve)
+    """The server."""
 
     @classmethod
     def settings_customise_sources(
@@ -82,7 +222,23 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         home = init_settings().get("home")
-        return init_settings, env_settings, _FileSource(settings_cls, home)
+        return init_settings, _ServeSource(settings_cls), env_settings, _FileSource(settings_cls, home)
+
+
+class _ServeSource(PydanticBaseSettingsSource):
+    """The environment's variables for the table [serve]."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
+        return None, field_name, False  # all fields come at once, in __call__
+
+    def __call__(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name, field in Serve.model_fields.items():
+            text = os.environ.get(_PREFIX + "SERVE_" + name.upper())
+            if text:
+                is_list = get_origin(field.annotation) is list
+                values[name] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
+        return {"serve": values} if values else {}
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -110,24 +266,55 @@ def load_settings(arguments: Mapping[str, Any] | None = None) -> Settings:
     given = {name: value for name, value in (arguments or {}).items() if value is not None}
     try:
         return Settings(**given)
+    except SettingsError as error:  # a table in the environment that is no JSON
+        field = re.search(r'field "(\w+)"', str(error))
+        name = _PREFIX + field[1].upper() if field else "a variable"
+        raise ConfigError(f"the setting {name} is wrong: it should be JSON") from None
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        name = str(problem["loc"][0]) if problem["loc"] else ""
-        field = name.lower()
-        if problem["type"] == "extra_forbidden":
-            raise ConfigError(f'there is no setting "{name}"; there are: {", ".join(Settings.model_fields)}') from None
-        message = problem["msg"].replace("Input should", "it should", 1)
-        raise ConfigError(f"the setting {_where(field, given)} is wrong: {message}") from None
+        raise _explained(error, given) from None
 
 
-def _where(field: str, given: Mapping[str, Any]) -> str:
+def changed(settings: Settings, arguments: Mapping[str, Any]) -> Settings:
+    """A copy with other values, checked as `load_settings` checks them."""
+    try:
+        checked = {
+            name: TypeAdapter(Settings.model_fields[name].rebuild_annotation()).validate_python(value)
+            for name, value in arguments.items()
+        }
+    except ValidationError:
+        load_settings(arguments)  # which names the value
+        raise
+    return settings.model_copy(update=checked)
+
+
+def _explained(error: ValidationError, given: Mapping[str, Any]) -> ConfigError:
+    """One sentence about the first value that is wrong."""
+    problems = error.errors(include_url=False, include_input=False)
+    problem = min(problems, key=lambda item: item["type"] != "extra_forbidden")  # often a misspelling of what is missing
+    location = problem["loc"]
+    name = str(location[0]) if location else ""
+    field = name.lower()
+    if problem["type"] == "extra_forbidden" and len(location) == 1:
+        return ConfigError(f'there is no setting "{name}"; there are: {", ".join(Settings.model_fields)}')
+    message = problem["msg"].removeprefix("Value error, ").replace("Field required", "it is missing")
+    message = re.sub(r"^(Input|List|String) should", "it should", message)
+    if problem["type"] == "extra_forbidden":
+        message = "there is no such field"
+    keys = [step for step in location[1:] if step != "[key]"]
+    inside = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in keys)
+    return ConfigError(f"the setting {_where(field, given, inside)} is wrong: {message}")
+
+
+def _where(field: str, given: Mapping[str, Any], inside: str = "") -> str:
     """The place a value came from, in the words of a user."""
     if field in given:
-        return f"{field}="
+        return f"{field}{inside}" if inside else f"{field}="
     variable = field.upper() if field.startswith("openai_") else _PREFIX + field.upper()
+    if field == "serve" and inside.startswith("."):  # fields of this table have variables of their own
+        variable, inside = f"{variable}_{inside[1:].upper()}", ""
     if os.environ.get(variable):
-        return variable
-    return f"{field} in the configuration file"
+        return f"{variable}{inside}"
+    return f"{field}{inside} in the configuration file"
 
 
 def _read(home: Any) -> dict[str, Any]:

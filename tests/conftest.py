@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks every test that asks for real weights."""
     for item in items:
-        if {"smollm2_path", "gemma3_path"} & set(getattr(item, "fixturenames", ())):
+        if {"smollm2_path", "gemma3_path", "whisper_path", "server"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.weights)
 
 
@@ -88,6 +90,29 @@ def smollm2_path(weights_home: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def server(smollm2_path: Path, weights_home: Path) -> Iterator[Any]:
+    """`cactus-py serve` with SmolLM2, in a process of its own: a `server_process.ServerProcess`."""
+    from server_process import ServerProcess
+
+    with ServerProcess(weights_home) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def gemma3_path(weights_home: Path) -> Path:
     """Gemma 3 270M (base) Q4_K_M."""
     return fetched("gemma-3-270m", weights_home)
+
+
+@pytest.fixture(scope="session")
+def whisper_path(weights_home: Path) -> Path:
+    """Whisper tiny (English), a CTranslate2 folder. Skips, by name, where it cannot be had or run."""
+    from cactus_py.backends import faster_whisper
+    from cactus_py.errors import DownloadError
+
+    if not faster_whisper.installed():
+        pytest.skip("faster-whisper is not installed (the extra whisper)")
+    try:
+        return fetched("whisper-tiny.en", weights_home)
+    except DownloadError as error:
+        pytest.skip(f"Whisper's weights cannot be had: {error}")

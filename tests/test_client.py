@@ -359,13 +359,11 @@ def test_a_plain_request_that_the_model_cannot_serve(fields: dict[str, Any], par
 
 # ---- what is not there yet ---------------------------------------------------------------------------------------------
 
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
-
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
@@ -385,7 +383,7 @@ def test_harmless_fields_are_accepted(client: Client) -> None:
         max_tokens=2,
         user="me",
         metadata={"a": "b"},
-        tools=[TOOL],
+        tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}],
         tool_choice="none",
         response_format={"type": "text"},
         privacy="local_only",

@@ -17,6 +17,8 @@ EXPECTED = {  # what the output must hold; patterns for greedy answers that no r
     "logprobs.py": r"'[^']+': '[^']+' \d+%[\s\S]*-\d+\.\d\d  The sky is blue\.\n\s*-\d+\.\d\d  The sky is screwdriver\.",
     "many_at_once.py": r"France: .*Paris[\s\S]*Italy: .*Rome[\s\S]*Japan: .*Tokyo[\s\S]*Egypt: .*Cairo",
     "tools.py": r"get_weather \{'city': '[^']+', 'unit': '[CF]'\}\n\S",
+    "structured.py": r".+ is \d+ next year\n(yes|no)\n[0-2]\d:[0-5]\d\n",
+    "transcribe.py": r"  0\.00 s to \d\.\d\d s: There are no more [^\n]*\n3\.12 s of english, [^\n]* whisper-tiny\.en\n",
     "stream.py": r"\S[\s\S]*\n\d+ tokens read, \d+ written",
 }
 
@@ -36,7 +38,9 @@ def test_every_example_has_an_expectation() -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_example(name: str, smollm2_path: Path, weights_home: Path, tmp_path: Path) -> None:
+def test_example(name: str, smollm2_path: Path, weights_home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name == "transcribe.py":
+        request.getfixturevalue("whisper_path")
     output = run(EXAMPLES / name, weights_home, tmp_path)
     assert re.search(EXPECTED[name], output), output
     if name == "logprobs.py":

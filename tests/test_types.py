@@ -109,7 +109,7 @@ REFUSED: list[tuple[dict[str, Any], str | None, str]] = [
     (
         {"response_format": {"type": "xml"}},
         "response_format.type",
-        "should be 'text', 'json_object' or 'json_schema', not 'xml'",
+        "should be 'text', 'json_object', 'json_schema', 'regex' or 'grammar', not 'xml'",
     ),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "should match pattern"),
 ]

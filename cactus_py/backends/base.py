@@ -10,10 +10,12 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
+    from ..engine import EngineActivity
     from ..prompting.calls import ToolCallDelta
     from ..types import (
         ChatCompletionRequest,
@@ -25,7 +27,17 @@ if TYPE_CHECKING:
         TranslationRequest,
     )
 
-__all__ = ["Backend", "BackendOptions", "Delta", "Reply", "ReplyStats", "SpokenSegment", "SpokenText", "TokenInfo"]
+__all__ = [
+    "Backend",
+    "BackendOptions",
+    "Delta",
+    "LoadedInfo",
+    "Reply",
+    "ReplyStats",
+    "SpokenSegment",
+    "SpokenText",
+    "TokenInfo",
+]
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
@@ -98,6 +110,15 @@ class Reply(ABC):
     def __next__(self) -> Delta:
         """The next event; waits for it."""
 
+    def read(self) -> list[Delta]:
+        """Every event that is there, waiting for the first of them; none after the end."""
+        delta = next(self, None)
+        return [] if delta is None else [delta]
+
+    def rest(self) -> list[Delta]:
+        """Every event that is still to come, for one who wants none of them before the end."""
+        return list(self)
+
     @abstractmethod
     def cancel(self) -> None:
         """Ends the reply as soon as possible."""
@@ -151,6 +172,20 @@ class SpokenText(ABC):
         """Ends the text and frees what it holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedInfo:
+    """A model that is loaded. `private_bytes`: scratch space, and the most that keys and values may take; `file_bytes` are
+    mapped. `n_users`: replies and calls under way; without any, `idle_s` seconds have passed since the last."""
+
+    name: str
+    path: Path
+    backend: str
+    private_bytes: int
+    file_bytes: int
+    n_users: int
+    idle_s: float
+
+
 @dataclass(frozen=True)
 class BackendOptions:
     """What a client tells a backend when it makes one. None leaves the choice to the backend."""
@@ -166,6 +201,11 @@ class BackendOptions:
     speculation: int = 0
     transcription_model: str | None = None  # for speech, where `model` does not transcribe
     max_audio_s: float | None = None
+    memory_limit_bytes: int | None = None
+    memory_counts_files: bool = False
+    idle_seconds: float = 0
+    prefix_cache: Path | None = None
+    max_waiting: int | None = None
     progress: Callable[[str, int, int | None], None] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -195,6 +235,18 @@ class Backend(Protocol):
 
     def warm_up(self, model: str | None = None) -> None:
         """Loads a model now instead of with the first request."""
+        ...
+
+    def loaded(self) -> list[LoadedInfo]:
+        """What is loaded now, by name."""
+        ...
+
+    def activity(self) -> dict[str, EngineActivity]:
+        """What our engine does for each loaded model, by name."""
+        ...
+
+    def unload(self, model: str, timeout_s: float | None = None) -> bool:
+        """Closes a model once nobody uses it; whether it was loaded. Raises RequestTimeoutError if that takes too long."""
         ...
 
     def close(self) -> None:

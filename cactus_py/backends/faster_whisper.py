@@ -35,7 +35,7 @@ from .base import BackendOptions, SpokenSegment, SpokenText
 if TYPE_CHECKING:
     from ..types import ChatCompletionRequest, CompletionRequest
 
-__all__ = ["EXTRA", "FasterWhisperBackend", "installed"]
+__all__ = ["EXTRA", "FasterWhisperBackend", "installed", "version"]
 
 EXTRA = "whisper"
 _CLOSED = "the request was cancelled because its client was closed"
@@ -44,6 +44,13 @@ _CLOSED = "the request was cancelled because its client was closed"
 def installed() -> bool:
     """Whether faster-whisper is there. It is not imported."""
     return importlib.util.find_spec("faster_whisper") is not None
+
+
+def version() -> str:
+    """Version of faster-whisper, which is loaded to tell, with all that it needs. Raises what its parts raise."""
+    import faster_whisper  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+    return str(faster_whisper.__version__)
 
 
 class FasterWhisperBackend:
@@ -153,11 +160,10 @@ class _Whisper:
         if not (path / "tokenizer.json").is_file():  # the library would fetch one from a hub
             raise ModelFileError(f"The model folder {path} holds no tokenizer.json.")
         self._local = threading.local()  # what a thread must look at between two windows
-        watched = _watched_class(self._local)
+        n_threads = threads or default_threads()
         try:
-            self._model = watched(
-                str(path), device="cpu", compute_type="int8", cpu_threads=threads or default_threads(), local_files_only=True
-            )
+            watched = _watched_class(self._local)
+            self._model = watched(str(path), device="cpu", compute_type="int8", cpu_threads=n_threads, local_files_only=True)
         except MemoryError as error:
             raise OutOfMemoryError(f"There is not enough memory for the model {name}.") from error
         except Exception as error:  # the library raises whatever its parts do

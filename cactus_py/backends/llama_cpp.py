@@ -385,7 +385,7 @@ class LlamaGeneration:
 class LlamaModel:
     """A model that llama.cpp computes, in the shape of `engine.Model`."""
 
-    def __init__(self, library: Any, model: Any, context: Any, *, n_context: int, n_batch: int) -> None:
+    def __init__(self, library: Any, model: Any, context: Any, *, n_context: int, n_batch: int, private_bytes: int = 0) -> None:
         self._lc = library
         self._model = model
         self._context = context
@@ -394,6 +394,8 @@ class LlamaModel:
         self._batch = library.llama_batch_init(n_batch, 0, 1)
         self.metadata = _metadata(library, model)
         self.tokenizer = _Tokenizer(library, model, self.metadata)
+        self.file_bytes = int(library.llama_model_size(model))
+        self.private_bytes = private_bytes
         self._kept: list[int] = []  # tokens that the context holds
         self._computing = threading.Lock()
         self._line = threading.Lock()  # guards the three below
@@ -443,7 +445,8 @@ class LlamaModel:
         except BaseException:
             lc.llama_model_free(model)
             raise
-        return cls(lc, model, handle, n_context=n_context, n_batch=n_batch)
+        private_bytes = _kv_bytes(lc, model, n_context, _KV_TYPES[kv_type]) + 4 * n_batch * _n_vocab(lc, model)
+        return cls(lc, model, handle, n_context=n_context, n_batch=n_batch, private_bytes=private_bytes)
 
     @staticmethod
     def check(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -681,6 +684,18 @@ def _continues_text(lc: Any, model: Any) -> bool:
     metadata = _metadata(lc, model)
     causal = metadata.get(f"{metadata.get('general.architecture')}.attention.causal", "true")
     return causal != "false" and not (hasattr(lc, "llama_model_is_diffusion") and lc.llama_model_is_diffusion(model))
+
+
+def _n_vocab(lc: Any, model: Any) -> int:
+    return int(lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model)))
+
+
+def _kv_bytes(lc: Any, model: Any, n_context: int, kv_type: int) -> int:
+    """What keys and values of a whole context take, as if every layer had attention."""
+    n_heads = max(int(lc.llama_model_n_head(model)), 1)
+    width = int(lc.llama_model_n_embd(model)) // n_heads * int(lc.llama_model_n_head_kv(model))
+    eighths = {0: 32, 1: 16, 8: 8.5}[kv_type]  # of a byte per element; blocks of 32 elements of 8 bits hold a scale of 16
+    return 2 * n_context * int(lc.llama_model_n_layer(model)) * int(width * eighths / 8)
 
 
 def _metadata(lc: Any, model: Any) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,8 +14,8 @@ from secrets import randbits
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import hub
-from ..engine import Generation, Model, Token
-from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError
+from ..engine import EngineActivity, Generation, Model, Token
+from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError
 from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
@@ -34,7 +34,8 @@ from ..types import (
     TranscriptionRequest,
     TranslationRequest,
 )
-from .base import BackendOptions, Delta, FinishReason, Reply, ReplyStats, SpokenText, TokenInfo
+from .base import BackendOptions, Delta, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
+from .pool import CLOSED, Lease, Pool
 
 if TYPE_CHECKING:
     from .faster_whisper import FasterWhisperBackend
@@ -47,23 +48,28 @@ _TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
 _MAX_ECHO_LOGITS_BYTES = 1 << 30
 _PROMPT_END_TOKENS = 48  # enough of a prompt to see whether it begins the reasoning
 _TOO_LATE = "the request was not answered within its timeout; allow more time or fewer tokens"
-_CLOSED = "the request was cancelled because its client was closed"
 
 
 class NativeBackend:
-    """Loads each model once, when it is first asked for, and keeps it until closed."""
+    """Loads each model when it is first asked for, and keeps it until it is idle for too long, must make room, or is closed."""
 
     name: ClassVar[str] = "native"
 
     def __init__(self, options: BackendOptions) -> None:
         self.options = options
         self._store = hub.Store(None if options.home is None else Path(options.home))
-        self._lock = threading.Lock()  # guards the two dicts and the flag
-        self._load_lock = threading.Lock()  # one model is found, fetched and mapped at a time
-        self._by_name: dict[str, _LoadedModel] = {}
-        self._by_path: dict[Path, _LoadedModel] = {}
+        self._lock = threading.Lock()  # guards the three dicts
+        self._paths: dict[str, Path] = {}  # what was asked for; while that is loaded, nobody looks again
+        self._names: dict[Path, str] = {}  # what replies call it
+        self._stems: dict[str, Path] = {}  # such names of files: a request may use them, too
+        counts_files = options.memory_counts_files
+        self._pool: Pool[Path, _LoadedModel] = Pool(
+            size_of=lambda loaded: loaded.private_bytes + (loaded.file_bytes if counts_files else 0),
+            close=_LoadedModel.close,
+            limit_bytes=options.memory_limit_bytes,
+            idle_seconds=options.idle_seconds,
+        )
         self._speech: FasterWhisperBackend | None = None
-        self._closed = False
 
     # ---- models ----
 
@@ -74,28 +80,63 @@ class NativeBackend:
             self._model(model)
 
     def models(self) -> list[ModelCard]:
-        with self._lock:
-            names = {loaded.name: loaded.path for loaded in self._by_path.values()}
+        opened = self._by_path
+        found = {loaded.name: loaded.path for loaded in opened.values()}
         for installed in hub.installed(self._store):
-            names.setdefault(installed.name, installed.path)
+            found.setdefault(installed.name, installed.path)
         catalog = hub.Catalog.load(self._store.home)
-        aliases = {name: list(entry.aliases) for name in names if (entry := catalog.get(name)) is not None}
-        return [
-            ModelCard(id=name, created=_modified_at(path), owned_by="local", aliases=aliases.get(name, []))
-            for name, path in sorted(names.items())
-        ]
+        return [self._card(name, path, catalog.get(name), opened.get(path.resolve())) for name, path in sorted(found.items())]
+
+    def _card(self, name: str, path: Path, entry: hub.CatalogEntry | None, loaded: _LoadedModel | None) -> ModelCard:
+        facts: dict[str, Any] = {} if entry is None else {"context": entry.context, "quantisation": entry.quantisation}
+        architecture = None if entry is None else entry.architecture
+        if loaded is not None:
+            facts, architecture = loaded.facts, loaded.architecture
+        return ModelCard(
+            id=name,
+            created=_modified_at(path),
+            owned_by="local",
+            aliases=[] if entry is None else list(entry.aliases),
+            capabilities=hub.capabilities(architecture),
+            sha256=hub.known_sha256(path, self._store),
+            loaded=loaded is not None,
+            **facts,
+        )
+
+    def loaded(self) -> list[LoadedInfo]:
+        found = []
+        for path, loaded in self._by_path.items():
+            users, idle_s = self._pool.users(path)
+            sizes = loaded.private_bytes, loaded.file_bytes
+            found.append(LoadedInfo(loaded.name, path, loaded.backend, *sizes, n_users=users, idle_s=idle_s))
+        return sorted(found, key=lambda info: info.name)
+
+    def activity(self) -> dict[str, EngineActivity]:
+        return {loaded.name: found for loaded in self._by_path.values() if (found := loaded.activity()) is not None}
+
+    def unload(self, model: str, timeout_s: float | None = None) -> bool:
+        self._pool.check_open()
+        path = self._known_path(model)
+        if path is None:
+            try:
+                path = Path(hub.resolve(model, pull=False, store=self._store)).resolve()
+            except UnknownModelError:
+                if hub.Catalog.load(self._store.home).get(model) is None:
+                    raise
+                return False  # a model of the catalog that is not here
+        return self._pool.unload(path, what=model, timeout_s=timeout_s)
 
     def close(self) -> None:
         with self._lock:
-            self._closed = True
-            models = list(self._by_path.values())
-            self._by_name.clear()
-            self._by_path.clear()
             speech, self._speech = self._speech, None
+        self._pool.close()
         if speech is not None:
             speech.close()
-        for loaded in models:
-            loaded.close()
+
+    @property
+    def _by_path(self) -> dict[Path, _LoadedModel]:
+        """What is loaded."""
+        return self._pool.open()
 
     def _is_speech(self, name: str) -> bool:
         """Whether a model writes down speech: the catalog says so, or it is a folder of CTranslate2."""
@@ -106,58 +147,61 @@ class NativeBackend:
         """What runs models of speech, made when first needed."""
         from .faster_whisper import FasterWhisperBackend
 
+        self._pool.check_open()
         with self._lock:
-            if self._closed:
-                raise RequestCancelledError(_CLOSED)
             if self._speech is None:
                 self._speech = FasterWhisperBackend(self.options)
             return self._speech
 
     def _model(self, name: str | None) -> _LoadedModel:
-        asked = name or self.options.model
-        loaded = self._known(asked)
-        if loaded is not None:
+        """A model, loaded now. It may be unloaded again at any time: for work with it take `_lease`."""
+        with self._lease(name) as loaded:
             return loaded
-        if self._is_speech(asked):
-            message = f'"{asked}" writes down speech and answers no text; use client.audio.transcriptions.create with it'
-            raise InvalidRequestError(message, "model")
-        with self._load_lock:
-            loaded = self._known(asked)
-            if loaded is not None:
-                return loaded
+
+    def _lease(self, name: str | None, timeout_s: float | None = None) -> Lease[_LoadedModel]:
+        """A model that stays loaded until it is given back. timeout_s: longest wait for room."""
+        asked = name or self.options.model
+        self._pool.check_open()
+        path = self._known_path(asked)
+        if path is None:
+            if self._is_speech(asked):
+                message = f'"{asked}" writes down speech and answers no text; use client.audio.transcriptions.create with it'
+                raise InvalidRequestError(message, "model")
             path = Path(hub.resolve(asked, store=self._store, progress=self.options.progress)).resolve()
             with self._lock:
-                loaded = self._by_path.get(path)
-            if loaded is None:
-                loaded = _LoadedModel(self._name_for(asked, path), path, self._load(path), self.options.speculation)
-            with self._lock:
-                if not self._closed:
-                    self._by_path[path] = loaded
-                    self._by_name[asked] = loaded
-                    self._by_name.setdefault(loaded.name, loaded)
-                    return loaded
-        loaded.close()
-        raise RequestCancelledError(_CLOSED)
+                self._paths[asked] = path
+        called = self._name_for(asked, path)
+
+        def load() -> _LoadedModel:
+            return _LoadedModel(called, path, self._load(path), self.options.speculation)
+
+        return self._pool.lease(path, load, what=called, timeout_s=timeout_s)
+
+    def _known_path(self, asked: str) -> Path | None:
+        """The file that a name meant before: as long as it is loaded, or if only this backend knows the name."""
+        opened = self._by_path
+        with self._lock:
+            path = self._paths.get(asked)
+            return path if path in opened else self._stems.get(asked)
 
     def _name_for(self, asked: str, path: Path) -> str:
         """What replies call a model: its catalog name, or a file's stem (a path says too much about this machine). A stem
         that means another model already is made longer."""
-        catalog = hub.Catalog.load(self._store.home)
-        if not Path(asked).expanduser().is_file():
-            entry = catalog.get(asked)
-            return asked if entry is None else entry.name
         with self._lock:
-            taken = {loaded.name for loaded in self._by_path.values()}
-        for name in (path.stem, path.name, f"{path.parent.name}/{path.name}"):
-            if name not in taken and catalog.get(name) is None:
-                return name
-        return str(path)
-
-    def _known(self, name: str) -> _LoadedModel | None:
-        with self._lock:
-            if self._closed:
-                raise RequestCancelledError(_CLOSED)
-            return self._by_name.get(name)
+            if path in self._names:
+                return self._names[path]
+            catalog = hub.Catalog.load(self._store.home)
+            asked, _ = hub.split_pin(asked)
+            if not Path(asked).expanduser().is_file():
+                entry = catalog.get(asked)
+                name = asked if entry is None else entry.name
+            else:
+                taken = set(self._names.values())
+                names = (path.stem, path.name, f"{path.parent.name}/{path.name}", str(path))
+                name = next(name for name in names if name not in taken and catalog.get(name) is None)
+                self._stems[name] = path
+            self._names[path] = name
+            return name
 
     def _load(self, path: Path) -> Model | LlamaModel:
         """Opens a file. What it returns has the shape of `Model`; backends over other engines override this."""
@@ -170,17 +214,38 @@ class NativeBackend:
             kv_memory=options.kv_memory_bytes,
             batch=options.batch,
             kernels=options.kernels,
+            max_waiting=options.max_waiting,
         )
 
     # ---- requests ----
+
+    def _replied(self, request: GenerationRequest, start: Callable[[_LoadedModel, float | None], _NativeReply]) -> _NativeReply:
+        """The reply that `start` makes of a loaded model and a deadline. It keeps the model until it is closed."""
+        lease = self._lease(request.model, request.timeout)
+        try:
+            reply = start(lease.value, _deadline(request, lease.waited_s))
+        except BaseException:
+            lease.release()
+            raise
+        reply.lease = lease
+        return reply
 
     def chat(self, request: ChatCompletionRequest) -> Reply:
         _refuse_unsupported(request)
         offered = offer(request)
         form = request_grammar(request)
         messages = template_messages(request.messages)
-        loaded = self._model(request.model)
-        deadline = _deadline(request)
+        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, offered, form, loaded, deadline))
+
+    def _chat(
+        self,
+        request: ChatCompletionRequest,
+        messages: list[dict[str, Any]],
+        offered: Offer | None,
+        form: Grammar | None,
+        loaded: _LoadedModel,
+        deadline: float | None,
+    ) -> _NativeReply:
         with loaded.in_use() as model:
             prompt = fit_messages(
                 partial(
@@ -210,8 +275,11 @@ class NativeBackend:
         if request.best_of is not None and request.best_of != n:
             raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
         grammar = request_grammar(request)
-        loaded = self._model(request.model)
-        deadline = _deadline(request)
+        return self._replied(request, lambda loaded, deadline: self._complete(request, n, grammar, loaded, deadline))
+
+    def _complete(
+        self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
+    ) -> _NativeReply:
         answers: list[_Answer] = []
         prompts: list[FittedPrompt] = []
         try:
@@ -256,6 +324,8 @@ class _LoadedModel:
         self.name = name
         self.backend = "native" if isinstance(model, Model) else "llama_cpp"
         self.path = path
+        self.private_bytes, self.file_bytes = _sizes(model)
+        self.architecture, self.facts = _facts(model)
         self._model = model
         self._speculation = speculation
         self._idle = threading.Condition()
@@ -275,7 +345,7 @@ class _LoadedModel:
         """The model, which stays open until the block ends. Raises RequestCancelledError if it was closed."""
         with self._idle:
             if self._closed:
-                raise RequestCancelledError(_CLOSED)
+                raise RequestCancelledError(CLOSED)
             self._n_users += 1
         try:
             yield self._model
@@ -290,6 +360,14 @@ class _LoadedModel:
             while self._n_users:
                 self._idle.wait()
         self._model.close()
+
+    def activity(self) -> EngineActivity | None:
+        """What its engine does; None if that is not ours, or the model was closed meanwhile."""
+        try:
+            with self.in_use() as model:
+                return model.activity() if isinstance(model, Model) else None
+        except RequestCancelledError:
+            return None
 
     @property
     def encoder(self) -> PromptEncoder:
@@ -381,7 +459,7 @@ class _LoadedModel:
         answer = None if asked is None or offered.required else f"%json {asked.text}"
         structured = self.structured
         text = grammar(form, offered, literal=structured.literal, json_rule=partial(json_rule, param="tools"), answer=answer)
-        return lark_grammar(text, param="tools")
+        return lark_grammar(text, param="tools", closing=form.closing)
 
     def constraints(
         self, request: GenerationRequest, prompt: FittedPrompt, grammar: Grammar | None, *, reasons: bool = False
@@ -616,7 +694,9 @@ class _NativeReply(Reply):
         self._with_tokens = with_tokens
         self._deadline = deadline
         self._prompts = prompts
+        self.lease: Lease[_LoadedModel] | None = None  # given back when the reply is closed
         self._closed = False
+        self._failure: Exception | None = None
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
@@ -632,6 +712,36 @@ class _NativeReply(Reply):
                 self.close()
                 raise
         raise StopIteration
+
+    def read(self) -> list[Delta]:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        first = next(self, None)
+        if first is None:
+            return []
+        found = [first, *self._ready]
+        self._ready.clear()
+        n_idle = 0
+        try:
+            while n_idle < len(self._open):  # what else has come meanwhile
+                answer = self._open.pop(0)
+                deltas = self._take(answer, 0.0)
+                n_idle = n_idle + 1 if deltas is None else 0
+                if not deltas or deltas[-1].finish_reason is None:
+                    self._open.append(answer)
+                found += deltas or ()
+        except Exception as error:
+            self.close()
+            self._failure = error  # for the next call: what came before it counts
+        return found
+
+    def rest(self) -> list[Delta]:
+        for answer in self._open:
+            if isinstance(answer.generation, Generation) and getattr(answer, "constraint", None) is None:
+                while not answer.generation.wait_end(self._remaining(_WAIT_SECONDS)):
+                    self._check_time()
+        return list(self)
 
     def _poll(self) -> None:
         """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
@@ -707,6 +817,8 @@ class _NativeReply(Reply):
             for answer in self._answers:
                 answer.close()
             self._final_stats = self._read_stats()
+            if self.lease is not None:
+                self.lease.release()
 
     @property
     def stats(self) -> ReplyStats:
@@ -732,8 +844,24 @@ class _NativeReply(Reply):
             self.close()
 
 
-def _deadline(request: GenerationRequest) -> float | None:
-    return None if request.timeout is None else time.monotonic() + request.timeout
+def _deadline(request: GenerationRequest, waited_s: float = 0.0) -> float | None:
+    return None if request.timeout is None else time.monotonic() + request.timeout - waited_s
+
+
+def _facts(model: Model | LlamaModel) -> tuple[str | None, dict[str, Any]]:
+    """A model's architecture, and what its card says of it."""
+    if isinstance(model, Model):
+        info = model.info
+        return info.architecture, {"context": info.context, "quantisation": info.quantisation}
+    return model.metadata.get("general.architecture"), {"context": model.context}
+
+
+def _sizes(model: Model | LlamaModel) -> tuple[int, int]:
+    """Bytes of memory that a model may take for itself, and of its file."""
+    if isinstance(model, Model):
+        memory = model.memory()
+        return memory.scratch_bytes + memory.kv_pages * memory.kv_page_bytes, memory.file_bytes
+    return model.private_bytes, model.file_bytes
 
 
 def _modified_at(path: Path) -> int:

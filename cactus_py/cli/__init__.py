@@ -20,10 +20,12 @@ import typer
 COMMANDS = {
     "run": "Answer one prompt.",
     "chat": "Talk with a model.",
+    "serve": "Serve models over OpenAI's HTTP interface.",
     "pull": "Download models of the catalog.",
     "list": "List the models of the catalog and the store.",
     "show": "Describe a model or a model file.",
     "rm": "Delete models from the store.",
+    "transcribe": "Write down the speech of an audio file.",
     "convert": "Make a GGUF file of a Hugging Face checkpoint.",
     "quantize": "Make a smaller model from a GGUF file.",
     "bench": "Measure the speed and the memory of a model on this machine.",

@@ -28,6 +28,7 @@ def command(as_json: Annotated[bool, typer.Option("--json", help="Print the repo
         "machine": {"system": platform.system(), "cpu": platform.machine(), "cpus": os.cpu_count()},
         "engine": _engine(settings, problems),
         "llama_cpp": _llama_cpp(problems),
+        "faster_whisper": _faster_whisper(problems),
         "store": _store(problems),
         "cloud": _cloud(settings, problems),
         "problems": problems,
@@ -101,6 +102,20 @@ def _llama_cpp(problems: list[str]) -> dict[str, Any]:
         return {"installed": True, "extra": llama_cpp.EXTRA, "version": None}
 
 
+def _faster_whisper(problems: list[str]) -> dict[str, Any]:
+    """Whether speech can be written down."""
+    from cactus_py.backends import faster_whisper
+
+    facts: dict[str, Any] = {"installed": faster_whisper.installed(), "extra": faster_whisper.EXTRA}
+    if facts["installed"]:
+        try:
+            facts["version"] = faster_whisper.version()
+        except Exception as error:  # a wheel for another machine fails in many ways
+            facts["version"] = None
+            problems.append(f"faster-whisper is installed, but cannot be loaded: {error}")
+    return facts
+
+
 def _store(problems: list[str]) -> dict[str, Any]:
     """Where models are, which ones, and whether more can be written."""
     from cactus_py import hub
@@ -163,6 +178,10 @@ def _print(report: dict[str, Any]) -> None:
     state = f"llama-cpp-python {llama['version']}" if llama["installed"] else "not installed"
     hint = "" if llama["installed"] else f"; for what the engine does not run: pip install 'cactus-py[{llama['extra']}]'"
     pairs.append(("llama.cpp", state + hint))
+    speech = report["faster_whisper"]
+    state = f"faster-whisper {speech['version']}" if speech["installed"] else "not installed"
+    hint = "" if speech["installed"] else f"; to write down audio files: pip install 'cactus-py[{speech['extra']}]'"
+    pairs.append(("speech", state + hint))
     if store:
         free = "unknown" if store["free_bytes"] is None else size_text(store["free_bytes"])
         pairs.append(("store", f"{store['path']} ({free} free)"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -40,6 +42,16 @@ def command(
     threads: ThreadsOption = None,
     speculation: SpeculationOption = None,
     backend: BackendOption = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option("--schema", help="A file with the JSON schema that the answer shall follow.", show_default=False),
+    ] = None,
+    regex: Annotated[
+        str | None, typer.Option("--regex", help="The regular expression that the answer shall match.", show_default=False)
+    ] = None,
+    grammar: Annotated[
+        Path | None, typer.Option("--grammar", help="A file with the grammar (Lark) of the answer.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole reply as JSON when it is finished.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Then say on standard error what it cost.")] = False,
 ) -> None:
@@ -61,6 +73,7 @@ def command(
         "repetition_penalty": repetition_penalty,
         "seed": seed,
     }
+    options["response_format"] = _form(schema, regex, grammar)
     with open_client(model, context, threads, speculation, backend) as client:
         if as_json:
             reply = client.chat(prompt, **options)
@@ -75,3 +88,27 @@ def command(
             usage, timings = answer.usage, answer.timings
         if stats:
             print(figures(usage, timings), file=sys.stderr)
+
+
+def _form(schema: Path | None, regex: str | None, grammar: Path | None) -> dict[str, Any] | None:
+    """The form that the answer shall have, as the API takes it."""
+    from cactus_py.errors import InvalidRequestError
+
+    if sum(option is not None for option in (schema, regex, grammar)) > 1:
+        raise typer.BadParameter("only one of --schema, --regex and --grammar is possible")
+    if regex is not None:
+        return {"type": "regex", "regex": regex}
+    file = schema or grammar
+    if file is None:
+        return None
+    try:
+        text = file.read_text(encoding="utf-8")
+        if schema is None:
+            return {"type": "grammar", "grammar": text}
+        return {"type": "json_schema", "json_schema": {"schema": json.loads(text)}}
+    except OSError as error:
+        raise InvalidRequestError(f"{file} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InvalidRequestError(f"{file} is not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{file} is no JSON: {error}") from None

@@ -12,7 +12,9 @@ from cactus_py.hub.files import size_text
 
 
 def command(
-    name: Annotated[str, typer.Argument(help="A name, an alias, or the path of a .gguf file.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="A name, an alias, or the path of a .gguf file or a CTranslate2 folder.", show_default=False)
+    ],
     metadata: Annotated[bool, typer.Option("--metadata", help="Also the metadata that the model's file carries.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
@@ -22,6 +24,7 @@ def command(
     from cactus_py.backends import choose
     from cactus_py.cli._common import print_json, print_pairs
     from cactus_py.errors import CactusError, UnsupportedModelError
+    from cactus_py.hub.store import size_bytes_of
 
     store = hub.Store()
     catalog = hub.Catalog.load(store.home)
@@ -32,7 +35,7 @@ def command(
     if entry is not None:
         facts |= {"aliases": catalog.aliases_of(entry), **entry.model_dump(mode="json", exclude={"name", "aliases"})}
     if path is not None:
-        facts |= {"path": str(path), "size_bytes": path.stat().st_size}
+        facts |= {"path": str(path), "size_bytes": size_bytes_of(path)}
     if model is not None:
         facts |= {"source": model.source, "pulled_at": model.pulled_at}
     if path is not None:
@@ -41,7 +44,8 @@ def command(
             facts |= {"backend": backend, "backend_reason": why}
             if backend is None:
                 raise UnsupportedModelError(why)
-            facts |= _read(path, metadata) if backend == "native" else _read_elsewhere(path, metadata)
+            if backend != "faster_whisper":  # its folders say nothing that the catalog does not
+                facts |= _read(path, metadata) if backend == "native" else _read_elsewhere(path, metadata)
         except CactusError as error:
             if entry is None:
                 raise

@@ -286,7 +286,7 @@ class Generation(_NotCopied):
         left = math.inf if timeout_s is None else timeout_s
         while True:
             error = _status.new_error()
-            slice_ms = max(0, min(int(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
+            slice_ms = max(0, min(math.ceil(left * 1000), _POLL_MS)) if left < math.inf else _POLL_MS
             with self._lock:
                 if self._finished or self._handle is None:
                     return True
@@ -635,7 +635,9 @@ class Model(_NotCopied):
         ffi, lib = _ffi.load()
         n_tokens, error = ffi.new("uint64_t *"), _status.new_error()
         with self._in_use() as engine:
-            status = getattr(lib, function)(engine, path_bytes(path), ffi.from_buffer("uint8_t[]", key), len(key), n_tokens, error)
+            status = getattr(lib, function)(
+                engine, path_bytes(path), ffi.from_buffer("uint8_t[]", key), len(key), n_tokens, error
+            )
             _status.check(status, error)
         return int(n_tokens[0])
 

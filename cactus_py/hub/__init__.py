@@ -9,8 +9,9 @@ Callbacks get (phase, bytes done, bytes in all or None): see files.ProgressCallb
 
 from __future__ import annotations
 
-from cactus_py.hub.catalog import Catalog, CatalogEntry
+from cactus_py.hub.catalog import Catalog, CatalogEntry, capabilities
 from cactus_py.hub.files import ProgressCallback
+from cactus_py.hub.pins import file_sha256, known_sha256, split_pin
 from cactus_py.hub.pulling import installed, pull, resolve
 from cactus_py.hub.store import InstalledModel, Store, default_home, is_model_folder
 
@@ -20,9 +21,13 @@ __all__ = [
     "InstalledModel",
     "ProgressCallback",
     "Store",
+    "capabilities",
     "default_home",
+    "file_sha256",
     "installed",
     "is_model_folder",
+    "known_sha256",
     "pull",
     "resolve",
+    "split_pin",
 ]

