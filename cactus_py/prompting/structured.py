@@ -717,7 +717,7 @@ class Constraint:
             ids = self._np.nonzero(self._np.unpackbits(self._wide.view(self._np.uint8), bitorder="little"))[0]
             return [int(i) for i in ids[:1]]
         wide = _n_bits(allowed) >= _N_WIDE  # in a string, where only its end is one
-        if wide and self._grammar.closing:
+        if wide and self._grammar.closing and allowed >> ord(self._grammar.closing[0]) & 1:
             after = self._after(ord('"')) if allowed >> ord('"') & 1 else None
             if after is None or _n_bits(after) >= _N_WIDE:  # no string of JSON
                 return [first + byte for byte in self._grammar.closing.encode()]
