@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from ._exchange import Work
 from .errors import RequestCancelledError
@@ -26,6 +28,8 @@ __all__ = ["AsyncDriver", "AsyncStream", "Bridge", "Driver", "Stream", "SyncDriv
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 Result = TypeVar("Result")
+
+_STEP_SECONDS = 0.02  # how long one request may keep its thread from looking at those beside it
 
 
 class Driver(Protocol):
@@ -110,7 +114,7 @@ class _Mailbox:
     """What a thread hands to an event loop, in order. However much is put in at once, the loop is woken but once."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self.loop = loop
         self.items: deque[Any] = deque()
         self._reader: asyncio.Future[None] | None = None  # touched by the loop only
         self._announced = False  # the loop was told, and has not looked yet
@@ -120,7 +124,7 @@ class _Mailbox:
         self.items.append(item)
         if not self._announced:
             self._announced = True
-            self._loop.call_soon_threadsafe(self._wake)
+            self.loop.call_soon_threadsafe(self._wake)
 
     def _wake(self) -> None:
         self._announced = False  # from here on the thread announces anew; what it put in before, the reader will see
@@ -130,15 +134,31 @@ class _Mailbox:
     async def wait(self) -> None:
         """For the loop: until there is something."""
         while not self.items:
-            self._reader = self._loop.create_future()
+            self._reader = self.loop.create_future()
             try:
                 await self._reader
             finally:
                 self._reader = None
 
 
+def _wake_all(mailboxes: list[_Mailbox]) -> None:
+    for mailbox in mailboxes:
+        mailbox._wake()
+
+
 class _End:
     """Marks the end of a bridged stream."""
+
+
+class Shared(Protocol[Item]):
+    """Work that was begun, and needs no thread of its own any more: it only waits for what comes at its pace."""
+
+    @property
+    def pace(self) -> object: ...
+
+    def poll(self, wait_seconds: float) -> tuple[list[Item], bool]:
+        """What is there, waiting for a while at most; and whether that was all. Raises what ends the work."""
+        ...
 
 
 class Bridge(Generic[Item]):
@@ -147,7 +167,10 @@ class Bridge(Generic[Item]):
     The thread holds no reference to whoever reads, so a reader that is dropped can still cancel it.
     """
 
-    def __init__(self, work: Callable[[], Iterator[Item]], cancel: Callable[[], None]) -> None:
+    def __init__(
+        self, work: Callable[[], Iterator[Item] | Generator[Item, None, Shared[Item] | None]], cancel: Callable[[], None]
+    ) -> None:
+        """A generator may return `Shared` work at its end: what that makes goes on in a thread with others."""
         loop = asyncio.get_running_loop()
         self._mailbox = _Mailbox(loop)
         self.cancel = cancel
@@ -191,14 +214,101 @@ def _pump(mailbox: _Mailbox, work: Callable[[], Iterator[Any]], cancel: Callable
         except RuntimeError:  # the loop is closed: nobody will ever read this
             cancel()
 
+    shared: Shared[Any] | None = None
     try:
-        for item in work():
-            post(item)
-        post(_End)
+        items = work()
+        try:
+            while True:
+                post(next(items))
+        except StopIteration as end:
+            shared = end.value
+        if shared is None:
+            post(_End)
     except BaseException as error:
         post(error)
     finally:
-        finished.set_result(None)
+        if shared is None:
+            finished.set_result(None)
+    if shared is not None:
+        _Together.join(_Member(shared, mailbox, cancel, finished))
+
+
+@dataclass(eq=False)
+class _Member:
+    """Shared work, and who reads what it makes."""
+
+    work: Shared[Any]
+    mailbox: _Mailbox
+    cancel: Callable[[], None]
+    finished: Future[None]
+
+
+class _Together:
+    """One thread for all work of one pace.
+
+    An engine makes a token for each of its requests in one step. With a thread for each of them, a step would wake all those
+    threads, and each of them the event loop, and waking is what costs most. Here a step wakes one thread, which waits for
+    one of the requests, finds the tokens of the others there too, and wakes the loop once for all of them.
+    """
+
+    _lock = threading.Lock()  # guards all there is of these, which is little
+    _all: ClassVar[weakref.WeakKeyDictionary[Any, _Together]] = weakref.WeakKeyDictionary()
+
+    def __init__(self) -> None:
+        self._members: list[_Member] = []
+        self._runs = False
+
+    @classmethod
+    def join(cls, member: _Member) -> None:
+        """Takes over a member until its end."""
+        with cls._lock:
+            together = cls._all.setdefault(member.work.pace, cls())
+            together._members.append(member)
+            begins, together._runs = not together._runs, True
+        if begins:
+            threading.Thread(target=together._run, name="cactus-py-requests", daemon=True).start()
+
+    def _run(self) -> None:
+        leader: _Member | None = None
+        while True:
+            with self._lock:
+                if not self._members:
+                    self._runs = False
+                    return
+                members = list(self._members)
+            if leader is not None and leader in members:
+                members.remove(leader)
+                members.insert(0, leader)
+            leader = self._read(members)
+
+    def _read(self, members: list[_Member]) -> _Member:
+        """What one step brought; waits for the first member only. Returns whom to wait for next."""
+        busy: _Member | None = None
+        rung: dict[asyncio.AbstractEventLoop, list[_Member]] = {}
+        for member in members:
+            wait_seconds = _STEP_SECONDS if member is members[0] else 0.0
+            try:
+                items, ended = member.work.poll(wait_seconds)
+            except BaseException as error:
+                items, ended = [error], True
+            else:
+                if ended:
+                    items.append(_End)
+            if items:
+                busy = member
+                member.mailbox.items.extend(items)
+                rung.setdefault(member.mailbox.loop, []).append(member)
+            if ended:
+                with self._lock:
+                    self._members.remove(member)
+                member.finished.set_result(None)
+        for loop, readers in rung.items():
+            try:
+                loop.call_soon_threadsafe(_wake_all, [member.mailbox for member in readers])
+            except RuntimeError:  # the loop is closed: nobody will ever read this
+                for member in readers:
+                    member.cancel()
+        return busy or members[-1]  # one that is making tokens; else somebody else's turn to be waited for
 
 
 class AsyncStream(Generic[Item]):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, ove
 
 from ._audio import Audio, SpeechWork, read_audio
 from ._drive import AsyncDriver, AsyncStream, Driver, Stream, SyncDriver
+from ._embeddings import Embeddings, EmbeddingWork
 from ._exchange import CHAT, COMPLETION, Exchange, Work
 from .backends import create
 from .backends.base import Backend, BackendOptions, SpokenText
@@ -32,6 +33,8 @@ from .types import (
     ChatCompletionRequest,
     Completion,
     CompletionRequest,
+    EmbeddingRequest,
+    EmbeddingResponse,
     GenerationRequest,
     ModelCard,
     ModelList,
@@ -181,6 +184,7 @@ class _Core:
             kernels=self.settings.kernels,
             speculation=self.settings.speculation,
             transcription_model=self.settings.transcription_model,
+            embedding_model=self.settings.embedding_model,
             max_audio_s=self.settings.max_audio_s,
             memory_limit_bytes=self.settings.memory_limit,
             memory_counts_files=self.settings.memory_counts_files,
@@ -214,7 +218,7 @@ class _Core:
                 self._router = backend, Router(backend, self.settings, *self._routes)
             return self._router[1]
 
-    def _routed(self, request: GenerationRequest | SpeechRequest) -> Router:
+    def _routed(self, request: GenerationRequest | SpeechRequest | EmbeddingRequest) -> Router:
         """What serves a request. Refuses a route that cannot be taken."""
         if request.route == "cloud":
             if request.privacy == "local_only":
@@ -255,6 +259,10 @@ class _Core:
     def complete(self, fields: Mapping[str, Any]) -> Exchange[Completion, Completion]:
         request = parse_request(CompletionRequest, fields)
         return Exchange(request, COMPLETION, lambda: self._routed(request).complete(request), self._begin, self._end)
+
+    def embed(self, fields: Mapping[str, Any]) -> EmbeddingWork:
+        request = parse_request(EmbeddingRequest, fields)
+        return EmbeddingWork(request, lambda: self._routed(request).embed(request), self._begin, self._end)
 
     def transcribe(self, file: Any, fields: Mapping[str, Any]) -> SpeechWork:
         request = parse_request(TranscriptionRequest, fields)
@@ -435,6 +443,7 @@ class Client:
 
     chat: Chat[ChatCompletion, Stream[ChatCompletionChunk]]
     completions: Completions[Completion, Stream[Completion]]
+    embeddings: Embeddings[EmbeddingResponse]
     audio: Audio[Transcription, TranscriptionVerbose, Translation, TranslationVerbose, str, Stream[TranscriptionStreamEvent]]
     models: Models[ModelList, ModelCard]
 
@@ -446,6 +455,7 @@ class Client:
         driver = SyncDriver()
         self.chat = Chat(self._core, driver)
         self.completions = Completions(self._core, driver)
+        self.embeddings = Embeddings(self._core, driver)
         self.audio = Audio(self._core, driver)
         self.models = Models(self._core, driver)
 
@@ -474,6 +484,7 @@ class AsyncClient:
 
     chat: Chat[Coroutine[Any, Any, ChatCompletion], Coroutine[Any, Any, AsyncStream[ChatCompletionChunk]]]
     completions: Completions[Coroutine[Any, Any, Completion], Coroutine[Any, Any, AsyncStream[Completion]]]
+    embeddings: Embeddings[Coroutine[Any, Any, EmbeddingResponse]]
     audio: Audio[
         Coroutine[Any, Any, Transcription],
         Coroutine[Any, Any, TranscriptionVerbose],
@@ -490,6 +501,7 @@ class AsyncClient:
         self._driver = AsyncDriver()
         self.chat = Chat(self._core, self._driver)
         self.completions = Completions(self._core, self._driver)
+        self.embeddings = Embeddings(self._core, self._driver)
         self.audio = Audio(self._core, self._driver)
         self.models = Models(self._core, self._driver)
 

@@ -38,6 +38,7 @@ else:
     import tomli as tomllib
 
 __all__ = [
+    "DEFAULT_EMBEDDING_MODEL",
     "DEFAULT_MODEL",
     "DEFAULT_TRANSCRIPTION_MODEL",
     "PipelineSettings",
@@ -49,6 +50,7 @@ __all__ = [
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 DEFAULT_TRANSCRIPTION_MODEL = "whisper-tiny.en"
+DEFAULT_EMBEDDING_MODEL = "all-minilm-l6-v2"
 _PREFIX = "CACTUS_PY_"
 _CONFIG = "CACTUS_PY_CONFIG"
 
@@ -184,6 +186,8 @@ class Settings(BaseSettings):
     name of another entry point in the group cactus_py.backends."""
     transcription_model: Annotated[str, Field(min_length=1)] = DEFAULT_TRANSCRIPTION_MODEL
     """The model that writes down speech where a request names none: a name of the catalog or a folder."""
+    embedding_model: Annotated[str, Field(min_length=1)] = DEFAULT_EMBEDDING_MODEL
+    """The model that makes embeddings where a request names none and the client's own one generates text."""
     max_audio_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3600
     """Longest audio of a request, in seconds: each takes about 200 kB of memory."""
     kv_memory: Bytes | None = None

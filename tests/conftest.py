@@ -99,6 +99,12 @@ def server(smollm2_path: Path, weights_home: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def minilm_path(weights_home: Path) -> Path:
+    """all-MiniLM-L6-v2 F16, converted when it is pulled."""
+    return fetched("all-minilm-l6-v2", weights_home)
+
+
+@pytest.fixture(scope="session")
 def gemma3_path(weights_home: Path) -> Path:
     """Gemma 3 270M (base) Q4_K_M."""
     return fetched("gemma-3-270m", weights_home)

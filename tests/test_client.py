@@ -505,7 +505,7 @@ def test_closing_the_client_ends_what_runs(stream: bool, tiny: Path) -> None:
 
 def test_a_stream_that_is_read_after_its_client_was_closed(tiny: Path) -> None:
     client = Client(tiny, threads=1)
-    stream = client.chat("Hello", stream=True, logprobs=True, **ENDLESS)
+    stream = client.chat("Hello", stream=True, logprobs=True, **FOREVER)
     next(stream)
     client.close()
     with pytest.raises(RequestCancelledError):

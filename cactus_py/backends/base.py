@@ -15,11 +15,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ..engine import EngineActivity
     from ..prompting.calls import ToolCallDelta
     from ..types import (
         ChatCompletionRequest,
         CompletionRequest,
+        EmbeddingRequest,
         ModelCard,
         TranscriptionRequest,
         TranscriptionSegment,
@@ -31,6 +35,7 @@ __all__ = [
     "Backend",
     "BackendOptions",
     "Delta",
+    "EmbeddingReply",
     "LoadedInfo",
     "Reply",
     "ReplyStats",
@@ -115,6 +120,13 @@ class Reply(ABC):
         delta = next(self, None)
         return [] if delta is None else [delta]
 
+    pace: object | None = None
+    """What else keeps step with this reply: those of one pace can be read by one thread, with `poll`. None: it cannot."""
+
+    def poll(self, wait_seconds: float) -> list[Delta] | None:
+        """As `read`, but None if nothing comes within a time. Only for replies that have a `pace`."""
+        raise NotImplementedError
+
     def rest(self) -> list[Delta]:
         """Every event that is still to come, for one who wants none of them before the end."""
         return list(self)
@@ -137,6 +149,23 @@ class Reply(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingReply:
+    """Vectors of length 1, float32 [number of texts, dimensions], and the tokens that were read for them."""
+
+    model: str
+    backend: str
+    route: Literal["local", "cloud"]
+    vectors: NDArray[np.float32]
+    prompt_tokens: int
+
+    def cancel(self) -> None:
+        """Nothing is under way any more."""
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +229,7 @@ class BackendOptions:
     kernels: str | None = None
     speculation: int = 0
     transcription_model: str | None = None  # for speech, where `model` does not transcribe
+    embedding_model: str | None = None  # for embeddings, where `model` generates text
     max_audio_s: float | None = None
     memory_limit_bytes: int | None = None
     memory_counts_files: bool = False
@@ -223,6 +253,10 @@ class Backend(Protocol):
 
     def complete(self, request: CompletionRequest) -> Reply:
         """Starts a continuation of plain prompts; answer `i * n + j` is the j-th of prompt i."""
+        ...
+
+    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
+        """The vectors of texts, all of them computed. With `dimensions` the first so many numbers, made to length 1 again."""
         ...
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:

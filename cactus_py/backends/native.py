@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import hub
 from ..engine import EngineActivity, Generation, Model, Token
-from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError
+from ..errors import InvalidRequestError, RequestCancelledError, RequestTimeoutError, UnknownModelError, UnsupportedModelError
 from ..prompting.calls import CallParser, CallSeparator
 from ..prompting.context import FittedPrompt, fit_messages, fit_tokens
 from ..prompting.encode import PromptEncoder
@@ -29,20 +29,26 @@ from ..prompting.tools import detect as detect_tools
 from ..types import (
     ChatCompletionRequest,
     CompletionRequest,
+    EmbeddingRequest,
     GenerationRequest,
     ModelCard,
     TranscriptionRequest,
     TranslationRequest,
 )
-from .base import BackendOptions, Delta, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
+from .base import BackendOptions, Delta, EmbeddingReply, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
 from .pool import CLOSED, Lease, Pool
+from .prefixes import PrefixFile
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from .faster_whisper import FasterWhisperBackend
     from .llama_cpp import LlamaGeneration, LlamaModel
 
 __all__ = ["NativeBackend"]
 
+_SAVE_SECONDS = 300  # between two looks at whether an idle model has prefixes to save
 _WAIT_SECONDS = 0.2  # longest wait in C without a look at time-outs and Ctrl-C
 _TURN_SECONDS = 0.01  # the same while several answers are waited for in turn
 _MAX_ECHO_LOGITS_BYTES = 1 << 30
@@ -68,6 +74,8 @@ class NativeBackend:
             close=_LoadedModel.close,
             limit_bytes=options.memory_limit_bytes,
             idle_seconds=options.idle_seconds,
+            tend=None if options.prefix_cache is None else _LoadedModel.save_prefixes,
+            tend_seconds=_SAVE_SECONDS,
         )
         self._speech: FasterWhisperBackend | None = None
 
@@ -140,7 +148,7 @@ class NativeBackend:
 
     def _is_speech(self, name: str) -> bool:
         """Whether a model writes down speech: the catalog says so, or it is a folder of CTranslate2."""
-        entry = hub.Catalog.load(self._store.home).get(name)
+        entry = hub.Catalog.load(self._store.home).get(hub.split_pin(name)[0])
         return hub.is_model_folder(name) if entry is None else entry.transcribes
 
     def _transcriber(self) -> FasterWhisperBackend:
@@ -173,7 +181,12 @@ class NativeBackend:
         called = self._name_for(asked, path)
 
         def load() -> _LoadedModel:
-            return _LoadedModel(called, path, self._load(path), self.options.speculation)
+            model = self._load(path)
+            loaded = _LoadedModel(called, path, model, self.options.speculation)
+            if self.options.prefix_cache is not None and isinstance(model, Model):
+                loaded.prefixes = PrefixFile(Path(self.options.prefix_cache).expanduser(), model, path, self._store)
+                loaded.prefixes.load()
+            return loaded
 
         return self._pool.lease(path, load, what=called, timeout_s=timeout_s)
 
@@ -246,6 +259,7 @@ class NativeBackend:
         loaded: _LoadedModel,
         deadline: float | None,
     ) -> _NativeReply:
+        loaded.refuse_encoder()
         with loaded.in_use() as model:
             prompt = fit_messages(
                 partial(
@@ -280,6 +294,7 @@ class NativeBackend:
     def _complete(
         self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
     ) -> _NativeReply:
+        loaded.refuse_encoder()
         answers: list[_Answer] = []
         prompts: list[FittedPrompt] = []
         try:
@@ -313,8 +328,50 @@ class NativeBackend:
             raise
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
 
+    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
+        with self._lease(request.model or self._embedding_model()) as loaded, loaded.in_use() as model:
+            if not isinstance(model, Model):
+                message = f'"{loaded.name}" runs on llama.cpp here, which makes no embeddings for this client'
+                raise UnsupportedModelError(message)
+            info = model.info
+            if request.dimensions is not None and request.dimensions > info.d_model:
+                message = f"dimensions should be at most {info.d_model}, which the vectors of this model have"
+                raise InvalidRequestError(f"{message}, not {request.dimensions}", "dimensions")
+            sequences = model.embedding_ids(request.inputs, truncate=request.truncate)
+            vectors = model.embed_ids(sequences)
+        if request.dimensions is not None and request.dimensions < vectors.shape[1]:
+            vectors = _shortened(vectors, request.dimensions)
+        return EmbeddingReply(loaded.name, loaded.backend, "local", vectors, sum(map(len, sequences)))
+
+    def _embedding_model(self) -> str:
+        """The client's own model if it is an encoder, else the one that is set for embeddings."""
+        own = self.options.model
+        entry = hub.Catalog.load(self._store.home).get(own)
+        if self.options.embedding_model is None or (entry is not None and entry.architecture in _encoders()):
+            return own
+        if entry is None and not self._is_speech(own) and not self._model(own).generates:
+            return own
+        return self.options.embedding_model
+
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         return self._transcriber().transcribe(request, audio)
+
+
+def _encoders() -> set[str]:
+    """Architectures that make embeddings and no text."""
+    from ..engine import architectures
+
+    return {each.name for each in architectures() if each.summary.startswith("encoder")}
+
+
+def _shortened(vectors: NDArray[np.float32], n: int) -> NDArray[np.float32]:
+    """The first n numbers of each row, made to length 1 again where they are not all 0."""
+    import numpy as np
+
+    kept = vectors[:, :n].astype(np.float64)
+    lengths = np.sqrt((kept**2).sum(axis=1, keepdims=True))
+    shortened: NDArray[np.float32] = (kept / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+    return shortened
 
 
 class _LoadedModel:
@@ -328,6 +385,7 @@ class _LoadedModel:
         self.architecture, self.facts = _facts(model)
         self._model = model
         self._speculation = speculation
+        self.prefixes: PrefixFile | None = None
         self._idle = threading.Condition()
         self._n_users = 0
         self._closed = False
@@ -354,7 +412,13 @@ class _LoadedModel:
                 self._n_users -= 1
                 self._idle.notify_all()
 
+    def save_prefixes(self) -> None:
+        """Keeps what was read for the next process, if there is a place for it."""
+        if self.prefixes is not None:
+            self.prefixes.save()
+
     def close(self) -> None:
+        self.save_prefixes()
         with self._idle:
             self._closed = True
             while self._n_users:
@@ -479,6 +543,18 @@ class _LoadedModel:
 
     def _prompt_end(self, ids: Sequence[int]) -> str:
         return b"".join(self.bytes_of(i) for i in ids[-_PROMPT_END_TOKENS:]).decode("utf-8", "replace")
+
+    @cached_property
+    def generates(self) -> bool:
+        """Whether it makes text; encoders only make embeddings."""
+        with self.in_use() as model:
+            return not isinstance(model, Model) or model.info.generates
+
+    def refuse_encoder(self) -> None:
+        """Raises UnsupportedModelError if the model makes no text."""
+        if not self.generates:
+            message = f'"{self.name}" makes embeddings and generates no text; use client.embeddings.create with it'
+            raise UnsupportedModelError(message)
 
     @cached_property
     def n_vocab(self) -> int:
@@ -643,6 +719,11 @@ class _Answer:
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
         self._allow()
 
+    @property
+    def shares_a_thread(self) -> bool:
+        """Whether reading its events takes no time to speak of, and waits for none but the engine."""
+        return self.constraint is None and (self.generation is None or isinstance(self.generation, Generation))
+
     def follow(self, token: Token) -> Token:
         """Tells the constraint of a token, and the engine at once what may come after it; computing goes on meanwhile. An
         answer that is whole when its limit is reached has not been cut."""
@@ -697,6 +778,7 @@ class _NativeReply(Reply):
         self.lease: Lease[_LoadedModel] | None = None  # given back when the reply is closed
         self._closed = False
         self._failure: Exception | None = None
+        self.pace = loaded if all(answer.shares_a_thread for answer in answers) else None
         self._final_stats: ReplyStats | None = None
 
     def __next__(self) -> Delta:
@@ -714,31 +796,54 @@ class _NativeReply(Reply):
         raise StopIteration
 
     def read(self) -> list[Delta]:
+        while (found := self.poll(_WAIT_SECONDS)) is None:
+            pass
+        return found
+
+    def poll(self, wait_seconds: float) -> list[Delta] | None:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        first = next(self, None)
-        if first is None:
-            return []
-        found = [first, *self._ready]
+        found = list(self._ready)
         self._ready.clear()
-        n_idle = 0
+        if self._closed or not self._open:
+            return found
+        self._check_time()
         try:
-            while n_idle < len(self._open):  # what else has come meanwhile
-                answer = self._open.pop(0)
-                deltas = self._take(answer, 0.0)
-                n_idle = n_idle + 1 if deltas is None else 0
-                if not deltas or deltas[-1].finish_reason is None:
-                    self._open.append(answer)
-                found += deltas or ()
+            if len(self._open) == 1:
+                if self._advance(wait_seconds, found):
+                    self._sweep(found)
+            elif not self._sweep(found) and wait_seconds > 0 and self._advance(min(wait_seconds, _TURN_SECONDS), found):
+                self._sweep(found)
         except Exception as error:
             self.close()
+            if not found:
+                raise
             self._failure = error  # for the next call: what came before it counts
-        return found
+        return found if found or not self._open else None
+
+    def _sweep(self, found: list[Delta]) -> bool:
+        """Takes every event that is there, of all answers; whether there was one."""
+        n_idle, n_events = 0, 0
+        while n_idle < len(self._open):
+            if self._advance(0.0, found):
+                n_idle, n_events = 0, n_events + 1
+            else:
+                n_idle += 1
+        return n_events > 0
+
+    def _advance(self, wait_seconds: float, found: list[Delta]) -> bool:
+        """Takes the next event of the answer whose turn it is; whether there was one."""
+        answer = self._open.pop(0)
+        deltas = self._take(answer, wait_seconds)
+        if not deltas or deltas[-1].finish_reason is None:
+            self._open.append(answer)
+        found += deltas or ()
+        return deltas is not None
 
     def rest(self) -> list[Delta]:
         for answer in self._open:
-            if isinstance(answer.generation, Generation) and getattr(answer, "constraint", None) is None:
+            if answer.shares_a_thread and isinstance(answer.generation, Generation):
                 while not answer.generation.wait_end(self._remaining(_WAIT_SECONDS)):
                     self._check_time()
         return list(self)
@@ -747,14 +852,11 @@ class _NativeReply(Reply):
         """Makes the next event of any answer ready, or lets a while pass without one. All answers come out of one batch, so
         their events come together: one that has none is passed over, and waited for only when none has."""
         patience = [0.0] * len(self._open) + [_TURN_SECONDS] if len(self._open) > 1 else [_WAIT_SECONDS]
+        found: list[Delta] = []
         for wait_seconds in patience:
-            answer = self._open.pop(0)
-            deltas = self._take(answer, wait_seconds)
-            if not deltas or deltas[-1].finish_reason is None:
-                self._open.append(answer)
-            self._ready += deltas or ()
-            if deltas is not None:
-                return
+            if self._advance(wait_seconds, found):
+                break
+        self._ready += found
 
     def _take(self, answer: _Answer, wait_seconds: float) -> list[Delta] | None:
         """What the next event of one answer adds; None if there is no event yet."""

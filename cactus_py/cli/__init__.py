@@ -21,6 +21,7 @@ COMMANDS = {
     "run": "Answer one prompt.",
     "chat": "Talk with a model.",
     "serve": "Serve models over OpenAI's HTTP interface.",
+    "embed": "Turn texts into vectors.",
     "pull": "Download models of the catalog.",
     "list": "List the models of the catalog and the store.",
     "show": "Describe a model or a model file.",

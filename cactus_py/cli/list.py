@@ -37,6 +37,7 @@ def command(
                 "context": entry.context if entry else None,
                 "licence": entry.licence if entry else None,
                 "size_bytes": size_bytes,
+                "sha256": model.sha256 if model else entry.sha256 if entry else None,
                 "installed": model is not None,
                 "path": str(model.path) if model else None,
             }

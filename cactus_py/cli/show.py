@@ -36,6 +36,8 @@ def command(
         facts |= {"aliases": catalog.aliases_of(entry), **entry.model_dump(mode="json", exclude={"name", "aliases"})}
     if path is not None:
         facts |= {"path": str(path), "size_bytes": size_bytes_of(path)}
+    if path is not None and path.is_file():
+        facts["sha256"] = hub.file_sha256(path, store)
     if model is not None:
         facts |= {"source": model.source, "pulled_at": model.pulled_at}
     if path is not None:

@@ -22,10 +22,14 @@ if TYPE_CHECKING:
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout"]
 ContextPolicy = Literal["error", "shift"]
+Pooling = Literal["mean", "cls", "last"]
 
 _KV_TYPES = {"auto": 0, "f16": 1, "f32": 2, "i8": 3}
 _FINISH: dict[int, FinishReason | None] = {0: None, 1: "stop", 2: "length", 3: "cancelled", 4: "timeout"}
 _POLICIES = {"error": 0, "shift": 1}
+_POOLINGS: dict[str | None, int] = {None: 0, "mean": 1, "cls": 2, "last": 3}
+_POOLING_NAMES: dict[int, Pooling | None] = {0: None, 1: "mean", 2: "cls", 3: "last"}
+_EMBED_TOKENS = 8192  # of one call of C; Ctrl-C is seen between two
 _POLL_MS = 200  # how long a wait may keep the interpreter from seeing Ctrl-C
 
 
@@ -127,6 +131,10 @@ class ModelInfo:
     threads: int
     kernels: str
     kv_type: str
+    generates: bool = True
+    """whether it makes text; encoders only make embeddings"""
+    pooling: Pooling | None = None
+    """how it makes one vector of a text's tokens; None: it makes no embeddings"""
 
 
 _SAMPLING_FIELDS = {
@@ -548,6 +556,77 @@ class Model(_NotCopied):
             _status.check(lib.cactus_engine_logprobs(engine, raw, n, ffi.cast("float *", out.ctypes.data), error), error)
         return out
 
+    # ---- embeddings ----
+
+    def embed(
+        self,
+        texts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]],
+        *,
+        normalise: bool = True,
+        pooling: Pooling | None = None,
+        truncate: bool = False,
+    ) -> NDArray[np.float32]:
+        """One vector for each text, float32 [N, D]; a text may be given as its token ids, special ones included.
+
+        normalise: to Euclidean length 1, so that a dot product is the cosine. pooling: how one vector is made of its
+        tokens; None for what the model says. truncate: of a text that is longer than the context only its beginning counts,
+        instead of ContextLengthError. A vector does not depend on the other texts.
+
+        Raises InvalidRequestError, ContextLengthError, or UnsupportedModelError if the model makes no embeddings.
+        """
+        return self.embed_ids(self.embedding_ids(texts, truncate=truncate), normalise=normalise, pooling=pooling)
+
+    def embedding_ids(
+        self, texts: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]], *, truncate: bool = False
+    ) -> list[list[int]]:
+        """The tokens of each text, as `embed` reads them. `truncate` as there; else nothing is cut."""
+        if isinstance(texts, str):
+            texts = [texts]
+        one = len(texts) > 0 and not isinstance(texts[0], str) and not hasattr(texts[0], "__len__")
+        given: Sequence[Any] = [texts] if one else texts
+        found = [self.tokenize(text, parse_special=False) if isinstance(text, str) else list(text) for text in given]
+        for i, ids in enumerate(found):
+            if not ids:
+                raise InvalidRequestError(f"text {i} is empty", "input")
+        if truncate:
+            limit = self.context
+            found = [ids if len(ids) <= limit else self._shortened(ids, limit) for ids in found]
+        return found
+
+    def _shortened(self, ids: list[int], limit: int) -> list[int]:
+        """The beginning of a text, with the token that ends all texts if there is one."""
+        info = self._tokenizer.info
+        ends = limit > 1 and ids[-1] in (info.sep_id, info.eos_id)
+        return [*ids[: limit - 1], ids[-1]] if ends else ids[:limit]
+
+    def embed_ids(
+        self, sequences: Sequence[Sequence[int]], *, normalise: bool = True, pooling: Pooling | None = None
+    ) -> NDArray[np.float32]:
+        """As `embed`, of token ids."""
+        import numpy as np
+
+        ffi, lib = _ffi.load()
+        if pooling not in _POOLINGS:
+            raise InvalidRequestError(f"pooling is {pooling!r}; it must be 'mean', 'cls', 'last' or None", "pooling")
+        params = ffi.new("cactus_embed_params *")
+        params.struct_size = ffi.sizeof("cactus_embed_params")
+        params.pooling, params.normalise = _POOLINGS[pooling], bool(normalise)
+        out = np.empty((len(sequences), self.info.d_model), dtype=np.float32)
+        begin = 0
+        while begin < len(sequences):
+            end, n_ids = begin + 1, len(sequences[begin])
+            while end < len(sequences) and n_ids + len(sequences[end]) <= _EMBED_TOKENS:
+                n_ids += len(sequences[end])
+                end += 1
+            raw, _ = id_array([token for ids in sequences[begin:end] for token in ids])
+            lengths = ffi.new("size_t[]", [len(ids) for ids in sequences[begin:end]])
+            error = _status.new_error()
+            with self._in_use() as engine:
+                room = ffi.cast("float *", out[begin:end].ctypes.data)
+                _status.check(lib.cactus_engine_embed(engine, raw, lengths, end - begin, params, room, error), error)
+            begin = end
+        return out
+
     # ---- generation ----
 
     def generate(
@@ -724,6 +803,8 @@ class Model(_NotCopied):
                 threads=engine.n_threads,
                 kernels=ffi.string(engine.kernels).decode(),
                 kv_type=next(name for name, value in _KV_TYPES.items() if value == engine.kv_type),
+                generates=bool(raw.generates),
+                pooling=_POOLING_NAMES[raw.pooling],
             )
 
     @property

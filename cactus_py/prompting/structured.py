@@ -2,8 +2,8 @@
 
 A `Grammar` says what form. `Structured`, one per model, compiles it against the model's vocabulary; a `Constraint`, one per
 answer, says before each token which may come. Which tokens those are depends on their exact bytes only: a text may be cut into
-tokens in any way (but one that has no alternative is cut as the tokenizer does), control tokens stand for nothing in a text, and
-every token that ends an answer is allowed where the grammar may end.
+tokens in any way (but one that has no alternative is cut as the tokenizer does), control tokens stand for nothing in a text,
+and every token that ends an answer is allowed where the grammar may end.
 
 White space between the tokens of JSON is none, a space, or a line break and an indent: what models were trained on, and no
 room to run on in. An answer also ends in time. A second matcher follows the answer byte by byte; from it the shortest way to

@@ -16,29 +16,21 @@ import binascii
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from ..backends.base import Delta, Reply, ReplyStats
+from ..backends.base import Delta, Reply, ReplyStats, SpokenText
 from ..errors import ConfigError, InvalidRequestError, RequestCancelledError, RequestTimeoutError
 from ..types.chat import ChatCompletionRequest, SystemMessage, TextPart, UserMessage
 
 if TYPE_CHECKING:
     from ..config import PipelineSettings, StepSettings
 
-__all__ = ["Heard", "Pipeline"]
+__all__ = ["Pipeline"]
 
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What a transcribe step makes of one piece of sound."""
-
-    text: str
-    milliseconds: float = 0.0
-
-
+Started = TypeVar("Started", Reply, SpokenText)
 StartChat = Callable[[ChatCompletionRequest], Reply]
-Transcribe = Callable[["StepSettings", bytes, str, "float | None"], Heard]  # of sound in a format, within seconds
+StartText = Callable[["StepSettings", bytes, "float | None"], SpokenText]  # of an audio file, within seconds
 
 
 class Pipeline:
@@ -53,7 +45,7 @@ class Pipeline:
             if step.task == "transcribe" and len(self.steps) == 1:
                 raise ConfigError(f'the pipeline "{name}" only transcribes; a chat model must follow')
 
-    def chat(self, request: ChatCompletionRequest, *, hears: bool, start: StartChat, transcribe: Transcribe) -> Reply:
+    def chat(self, request: ChatCompletionRequest, *, hears: bool, start: StartChat, transcribe: StartText) -> Reply:
         """The reply of the last step. hears: whether the first step transcribes. Raises what is wrong with the request, as far
         as the first step sees it."""
         if hears and len(self.steps) == 1:
@@ -71,7 +63,7 @@ class _PipelineReply(Reply):
         request: ChatCompletionRequest,
         hears: bool,
         start: StartChat,
-        transcribe: Transcribe,
+        transcribe: StartText,
     ) -> None:
         self.model = name
         self.backend = "pipeline"
@@ -82,7 +74,7 @@ class _PipelineReply(Reply):
         self._transcribe = transcribe
         self._deadline = None if request.timeout is None else time.monotonic() + request.timeout
         self._lock = threading.Lock()  # guards the two below
-        self._current: Reply | None = None
+        self._current: Reply | SpokenText | None = None
         self._cancelled = False
         self._spent = ReplyStats()  # by the steps that ended
         self._work: Iterator[Delta]
@@ -94,12 +86,19 @@ class _PipelineReply(Reply):
 
     # ---- steps ----
 
-    def _heard(self, sounds: dict[tuple[int, int], tuple[bytes, str]]) -> Iterator[Delta]:
+    def _heard(self, sounds: dict[tuple[int, int], bytes]) -> Iterator[Delta]:
         texts: dict[tuple[int, int], str] = {}
-        for place, (sound, kind) in sounds.items():
-            heard = self._transcribe(self._steps[0], sound, kind, self._seconds_left())
-            texts[place] = heard.text
-            self._spent = replace(self._spent, prompt_ms=self._spent.prompt_ms + heard.milliseconds)
+        for place, sound in sounds.items():
+            try:
+                spoken = self._at_work(self._transcribe(self._steps[0], sound, self._seconds_left()))
+                texts[place] = "".join(piece.segment.text for piece in spoken).strip()
+            except InvalidRequestError as error:
+                if error.param != "file":
+                    raise
+                i, j = place
+                param = f"messages[{i}].content[{j}].input_audio"
+                raise InvalidRequestError(f"{param}: {error}", param) from error
+            self._end()
         request = self._request.model_copy(update={"messages": _with_texts(self._request.messages, texts)})
         yield from self._answered(1, self._begin(1, request))
 
@@ -126,21 +125,25 @@ class _PipelineReply(Reply):
             changes["messages"] = _instructed(request.messages, step.system)
         if position < len(self._steps) - 1:
             changes |= dict.fromkeys(_OF_THE_LAST_STEP) | {"max_tokens": step.max_tokens}
-        reply = self._start(request.model_copy(update=changes))
+        return self._at_work(self._start(request.model_copy(update=changes)))
+
+    def _at_work(self, started: Started) -> Started:
+        """Makes it what cancelling reaches."""
         with self._lock:
-            self._current = reply
+            self._current = started
             cancelled = self._cancelled
         if cancelled:
-            reply.cancel()
-        return reply
+            started.cancel()
+        return started
 
     def _end(self) -> None:
         """Closes the step that is at work, and adds up what it cost."""
         with self._lock:
-            reply, self._current = self._current, None
-        if reply is not None:
-            reply.close()
-            self._spent = _sum(self._spent, reply.stats)
+            ended, self._current = self._current, None
+        if ended is not None:
+            ended.close()
+        if isinstance(ended, Reply):
+            self._spent = _sum(self._spent, ended.stats)
 
     def _seconds_left(self) -> float | None:
         """For the next step. Raises RequestTimeoutError if there are none, RequestCancelledError if nobody wants it."""
@@ -179,8 +182,8 @@ class _PipelineReply(Reply):
     @property
     def stats(self) -> ReplyStats:
         with self._lock:
-            reply = self._current
-        return self._spent if reply is None else _sum(self._spent, reply.stats)
+            current = self._current
+        return _sum(self._spent, current.stats) if isinstance(current, Reply) else self._spent
 
 
 # What a request asks of the answer that its sender sees, and of no other.
@@ -217,9 +220,9 @@ def _instructed(messages: Sequence[Any], system: str) -> list[Any]:
     return [first.model_copy(update={"content": joined}), *messages[1:]]
 
 
-def _sounds(request: ChatCompletionRequest) -> dict[tuple[int, int], tuple[bytes, str]]:
-    """Sound in the user's messages and its format, by message and part. Raises InvalidRequestError for what is no base64."""
-    found: dict[tuple[int, int], tuple[bytes, str]] = {}
+def _sounds(request: ChatCompletionRequest) -> dict[tuple[int, int], bytes]:
+    """Audio files in the user's messages, by message and part. Raises InvalidRequestError for what is no base64."""
+    found: dict[tuple[int, int], bytes] = {}
     for i, message in enumerate(request.messages):
         if message.role != "user" or isinstance(message.content, str):
             continue
@@ -233,7 +236,7 @@ def _sounds(request: ChatCompletionRequest) -> dict[tuple[int, int], tuple[bytes
                 raise InvalidRequestError(f"{param} is not base64", param) from None
             if not sound:
                 raise InvalidRequestError(f"{param} is empty", param)
-            found[i, j] = (sound, part.input_audio.format)
+            found[i, j] = sound
     return found
 
 

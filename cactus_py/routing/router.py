@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import hub
 from ..errors import ConfigError, InvalidRequestError, UnknownModelError
-from ..types import ChatCompletionRequest, CompletionRequest, ModelCard
+from ..types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ModelCard, TranscriptionRequest, parse_request
 from .names import Names
-from .pipeline import Heard, Pipeline
+from .pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from ..backends.base import Backend, LoadedInfo, Reply, SpokenText
+    from ..backends.base import Backend, EmbeddingReply, LoadedInfo, Reply, SpokenText
     from ..config import Settings, StepSettings
     from ..engine import EngineActivity
-    from ..types import TranscriptionRequest, TranslationRequest
+    from ..types import TranslationRequest
 
 __all__ = ["Router", "routes"]
 
@@ -66,9 +66,9 @@ class Router:
         """Starts a continuation of plain prompts."""
         return self._backend.complete(self._resolved(request))
 
-    def embed(self, request: Any) -> Any:
+    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
         """Embeds texts."""
-        return self._backend.embed(self._resolved(request))  # type: ignore[attr-defined]
+        return self._backend.embed(request if request.model is None else self._resolved(request))
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         """Writes down speech."""
@@ -82,9 +82,10 @@ class Router:
         return _for(name, request)
 
     def _transcribe(
-        self, request: ChatCompletionRequest, step: StepSettings, sound: bytes, kind: str, seconds: float | None
-    ) -> Heard:
-        raise InvalidRequestError(f'the model "{step.model}" cannot be asked for transcripts in this version', "model")
+        self, request: ChatCompletionRequest, step: StepSettings, sound: bytes, seconds: float | None
+    ) -> SpokenText:
+        fields = {"model": self._names.resolve(step.model, request.user), "language": step.language, "timeout": seconds}
+        return self._backend.transcribe(parse_request(TranscriptionRequest, fields), sound)
 
     def _hears(self, model: str) -> bool:
         """Whether a model transcribes, as far as its card or the catalog says."""
@@ -95,7 +96,7 @@ class Router:
                     self._hearing[model] = "transcription" in card.capabilities
                     continue
                 entry = hub.Catalog.load(hub.Store(self._home).home).get(hub.split_pin(name)[0])
-                self._hearing[model] = entry is not None and "transcription" in hub.capabilities(entry.architecture)
+                self._hearing[model] = hub.is_model_folder(name) if entry is None else entry.transcribes
         return self._hearing[model]
 
     # ---- models ----
@@ -164,5 +165,5 @@ def _id(card: ModelCard) -> str:
 
 def _for(name: str, request: Request) -> Request:
     """The request, asking for this model."""
-    asked: Request = request if request.model == name else request.model_copy(update={"model": name})
+    asked: Request = request if name == request.model else request.model_copy(update={"model": name})
     return asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from ..types import (
     Translation,
     TranslationRequest,
 )
-from . import openapi
+from . import openapi, web
 from .body import limited, read_form, read_json
 from .errors import Failure, failure_of
 from .guard import Doorman, Guard, Record, log_failure
@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from ..engine import EngineActivity
 
 __all__ = ["State", "create_app"]
+
+_PATIENCE_SECONDS = 0.2  # longest wait for a first token without a look at the time
 
 
 class State:
@@ -219,18 +221,15 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
         """Figures for Prometheus."""
         return Response(metrics.render(await _activities(client)), media_type=CONTENT_TYPE)
 
-    with contextlib.suppress(ImportError):
-        from . import web
-
-        for name in web.FILES:
-            for path in ("/web/" + name, "/") if name == "index.html" else ("/web/" + name,):
-                app.add_api_route(path, _page(web, name), methods=["GET"], include_in_schema=False)
+    for name in web.FILES:
+        for path in ("/web/" + name, "/") if name == "index.html" else ("/web/" + name,):
+            app.add_api_route(path, _page(name), methods=["GET"], include_in_schema=False)
 
     openapi.install(app)
     return app
 
 
-def _page(web: Any, name: str) -> Callable[[], Any]:
+def _page(name: str) -> Callable[[], Any]:
     content = web.read(name)
 
     async def page() -> Response:
@@ -289,15 +288,24 @@ async def _whole(state: State, work: Work[Any, Any, Any], span: Span, scope: Sco
     await send({"type": "http.response.body", "body": body})
 
 
-def _events(exchange: Exchange[Any, Any]) -> Iterator[tuple[int, bytes]]:
-    """A generation that was opened, as tokens and bytes of a stream."""
+def _events(exchange: Exchange[Any, Any]) -> Generator[tuple[int, bytes], None, EventWriter | None]:
+    """A generation that was opened, as tokens and bytes of a stream. Once tokens come, reading them can go on elsewhere."""
     writer = EventWriter(exchange)
+    if writer.pace is not None:
+        ended = False
+        while not ended:
+            found, ended = writer.poll(_PATIENCE_SECONDS)
+            yield from found
+            if found and not ended:
+                return writer
+        return None
     for deltas in exchange.batches():
         yield len(deltas), writer.write(deltas)
     yield 0, writer.end()
+    return None
 
 
-def _spoken(work: SpeechWork) -> Iterator[tuple[int, bytes]]:
+def _spoken(work: SpeechWork) -> Generator[tuple[int, bytes], None, None]:
     """The same of speech, whose last event says itself that it is the last."""
     for event in work.items():
         yield 1, b"data: " + dumps(event) + b"\n\n"
@@ -305,7 +313,7 @@ def _spoken(work: SpeechWork) -> Iterator[tuple[int, bytes]]:
 
 async def _stream(
     state: State,
-    events: Iterator[tuple[int, bytes]],
+    events: Generator[tuple[int, bytes], None, EventWriter | None],
     work: Work[Any, Any, Any],
     span: Span,
     scope: Scope,
@@ -315,12 +323,10 @@ async def _stream(
     """The reply as events. `events` is iterated once `work` is open."""
     record: Record = scope["record"]
 
-    def run() -> Iterator[tuple[int, bytes]]:
+    def run() -> Generator[tuple[int, bytes], None, EventWriter | None]:
         work.open()
         yield 0, b""  # it has begun: what is wrong with the request itself would have been said
-        for n_tokens, data in events:
-            if data:
-                yield n_tokens, data
+        return (yield from events)
 
     bridge = Bridge(run, work.cancel)
     async with _watched(state, receive, work.cancel):
@@ -329,6 +335,7 @@ async def _stream(
         span.serves(work.reply.model)
         headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+        send = scope["record"].send  # what was wrapped around it had to do with the status line
         try:
             with contextlib.suppress(StopAsyncIteration):
                 while True:
@@ -339,7 +346,8 @@ async def _stream(
                             record.first_token_s = time.perf_counter()
                         span.tokens(n_tokens)
                     data = b"".join([data for _, data in found]) if len(found) > 1 else found[0][1]
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
+                    if data:
+                        await send({"type": "http.response.body", "body": data, "more_body": True})
         except Exception as error:
             record.error, record.failure = error, failure_of(error, request_id=record.id, stopping=state.stopping)
             if record.failure.status == 500:

@@ -43,6 +43,7 @@ class Record:
 
     id: str
     path: str
+    send: Send
     began_s: float = field(default_factory=time.perf_counter)
     status: int = 0
     answered: bool = False  # the status line has left
@@ -77,7 +78,7 @@ class Guard:
             return
         asked = [value for name, value in scope["headers"] if name == b"x-request-id"]
         given = asked[0].decode("latin-1") if len(asked) == 1 else ""
-        record = Record(given if _ID.fullmatch(given) else f"req_{token_hex(12)}", scope["path"])
+        record = Record(given if _ID.fullmatch(given) else f"req_{token_hex(12)}", scope["path"], send)
         scope["record"] = record
 
         async def send_with_id(message: Message) -> None:

@@ -77,6 +77,7 @@ class EventWriter:
 
     def __init__(self, exchange: Exchange[Any, Any]) -> None:
         """`exchange` was opened."""
+        self._exchange, self._reply = exchange, exchange.reply
         request = exchange.request
         self._frame, self._kind, self._request = exchange.frame, exchange.kind, request
         self._with_usage = request.stream_options is not None and request.stream_options.include_usage
@@ -107,6 +108,26 @@ class EventWriter:
                     continue
             parts += self.objects(delta)
         return "".join(parts).encode("utf-8", "replace")
+
+    @property
+    def pace(self) -> object:
+        """What the reply keeps step with; None if it needs a thread of its own."""
+        return self._reply.pace
+
+    def poll(self, wait_seconds: float) -> tuple[list[tuple[int, bytes]], bool]:
+        """The next events and how many tokens they bring, if there are some within a time; and whether they are the last."""
+        try:
+            deltas = self._reply.poll(wait_seconds)
+        except BaseException:
+            self._exchange.close()
+            raise
+        if deltas is None:
+            return [], False
+        if deltas:
+            data = self.write(deltas)
+            return ([(len(deltas), data)] if data else []), False
+        self._exchange.close()
+        return [(0, self.end())], True
 
     def objects(self, delta: Delta) -> list[str]:
         """The events of a delta by way of wire objects: what `write` does for those that are not plain."""

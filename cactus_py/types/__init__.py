@@ -43,6 +43,7 @@ from .common import (
     Timings,
 )
 from .completions import Completion, CompletionChoice, CompletionLogprobs, CompletionRequest
+from .embeddings import Embedding, EmbeddingRequest, EmbeddingResponse, EmbeddingUsage
 from .models import ModelCard, ModelList
 
 __all__ = [
@@ -63,6 +64,10 @@ __all__ = [
     "CompletionTokensDetails",
     "CompletionUsage",
     "DurationUsage",
+    "Embedding",
+    "EmbeddingRequest",
+    "EmbeddingResponse",
+    "EmbeddingUsage",
     "FunctionCall",
     "GenerationRequest",
     "ModelCard",

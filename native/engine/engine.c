@@ -93,17 +93,21 @@ static cactus_status build(cactus_engine *e, const cactus_engine_params *p, cact
 {
     static const ct_kv_type layouts[] = {[CACTUS_KV_F16] = CT_KV_F16, [CACTUS_KV_F32] = CT_KV_F32, [CACTUS_KV_I8] = CT_KV_I8};
     uint32_t n_kept_states;
-    e->kv_type = p->kv_type != CACTUS_KV_AUTO ? (cactus_kv_type)p->kv_type : e->model->all_float ? CACTUS_KV_F32 : CACTUS_KV_F16;
+    e->kv_type = p->kv_type != CACTUS_KV_AUTO ? (cactus_kv_type)p->kv_type : e->model->all_float || e->model->arch->encoder ? CACTUS_KV_F32 : CACTUS_KV_F16;
     e->n_batch = p->n_batch > 0 ? (size_t)p->n_batch : DEFAULT_BATCH;
     e->max_waiting = p->max_waiting;
     e->shares = !p->no_prefixes;
     e->logits_bytes = (size_t)CT_MAX_RUNNING * e->model->config.n_vocab * sizeof(float);
-    size_t quick = ct_min_size(e->n_batch, CT_QUICK_BATCH);
-    cactus_status status = ct_decoder_create(e->model, p->kernels, p->n_threads, e->n_batch, layouts[e->kv_type], &e->prompts.decoder, err);
+    size_t rows = e->model->arch->encoder ? 1 : e->n_batch, quick = ct_min_size(rows, CT_QUICK_BATCH);
+    cactus_status status = ct_decoder_create(e->model, p->kernels, p->n_threads, rows, layouts[e->kv_type], &e->prompts.decoder, err);
     if (status == CACTUS_OK) status = ct_decoder_create_beside(e->prompts.decoder, quick, &e->quick.decoder, err);
-    if (status == CACTUS_OK) status = make_lane(e, &e->prompts, e->n_batch, err);
+    if (status == CACTUS_OK) status = make_lane(e, &e->prompts, rows, err);
     if (status == CACTUS_OK) status = make_lane(e, &e->quick, quick, err);
     if (status == CACTUS_OK) status = size_kv(e, p, err);
+    if (status == CACTUS_OK && e->model->arch->encoder) { /* a text is read as a whole */
+        if (e->n_batch < e->n_context) e->n_batch = e->n_context;
+        status = ct_encoder_create(e->model, ct_decoder_exec(e->prompts.decoder), ct_decoder_kv_layout(e->prompts.decoder), e->n_batch, &e->encoder, err);
+    }
     if (status == CACTUS_OK) status = make_states(e, &n_kept_states, err);
     if (status == CACTUS_OK) status = ct_prefix_index_init(&e->prefixes, &e->kv, &e->states, CT_PAGE_TOKENS, n_kept_states, err);
     if (status == CACTUS_OK) status = find_end_tokens(e, err);
@@ -123,6 +127,7 @@ static void free_lane(cactus_engine *e, ct_lane *lane)
 
 static void destroy(cactus_engine *e)
 {
+    ct_encoder_free(e->encoder);
     free_lane(e, &e->quick); /* it borrows of the other one */
     free_lane(e, &e->prompts);
     ct_prefix_index_free(&e->prefixes);
@@ -195,7 +200,7 @@ cactus_status cactus_engine_get_info(cactus_engine *e, cactus_engine_info *info,
         .kv_page_bytes = e->kv.page_bytes,
         .kv_touched_bytes = (uint64_t)e->kv.n_touched * e->kv.page_bytes,
         .n_kv_pages_cached = e->kv.n_idle,
-        .scratch_bytes = ct_decoder_scratch_bytes(e->prompts.decoder) + ct_decoder_scratch_bytes(e->quick.decoder),
+        .scratch_bytes = ct_decoder_scratch_bytes(e->prompts.decoder) + ct_decoder_scratch_bytes(e->quick.decoder) + ct_encoder_scratch_bytes(e->encoder),
         .kernels = exec->k->name,
         .n_prompt = e->totals.n_prompt,
         .n_prompt_cached = e->totals.n_cached,
@@ -281,7 +286,8 @@ cactus_status cactus_request_submit(cactus_engine *e, const cactus_request_param
 {
     if (e == NULL || params == NULL || out == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_submit needs an engine, params and a place for the request");
     *out = NULL;
-    cactus_status status = check_request(e, params, err);
+    cactus_status status = ct_check_generates(e, err);
+    if (status == CACTUS_OK) status = check_request(e, params, err);
     if (status != CACTUS_OK) return status;
     cactus_request *r = ct_alloc(1, sizeof *r);
     if (r == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for a request");

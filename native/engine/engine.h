@@ -1,5 +1,5 @@
 /* engine.h: what the files of the engine share. engine.c makes it and takes requests, scheduler.c computes them, work.c is what else
- * runs in the scheduler's thread, prefix_file.c keeps prefixes on disk. */
+ * runs in the scheduler's thread, embed.c the embeddings there, prefix_file.c keeps prefixes on disk. */
 #ifndef CT_ENGINE_H
 #define CT_ENGINE_H
 
@@ -7,6 +7,7 @@
 #include "engine/prefix.h"
 #include "engine/request.h"
 #include "models/decoder.h"
+#include "models/encoder.h"
 
 enum {
     CT_MAX_RUNNING = 64,
@@ -44,6 +45,7 @@ typedef struct ct_totals {
 
 struct cactus_engine {
     const cactus_model *model;
+    ct_encoder *encoder;    /* of a model that is one; its decoder computes nothing then */
     ct_kv_pool kv;
     ct_kv_pool states;      /* a page is the recurrent state of a sequence; no pages where the model has none */
     size_t n_context, n_batch;
@@ -90,6 +92,9 @@ bool ct_beyond_context(const cactus_engine *engine, size_t n_tokens);
 
 /* Tells the scheduler to look. From any thread that does not hold the engine's mutex. */
 void ct_engine_wake(cactus_engine *engine);
+
+/* embed.c. Errors: UNSUPPORTED for a model that generates nothing. */
+cactus_status ct_check_generates(const cactus_engine *engine, cactus_error *err);
 
 /* work.c: waits until the scheduler has done it. Errors: those of the work; CANCELLED when the engine is closed. */
 cactus_status ct_work_submit(cactus_engine *engine, ct_work *work, cactus_error *err);

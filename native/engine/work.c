@@ -83,6 +83,8 @@ static void run_scores(cactus_engine *e, ct_work *work)
 static cactus_status submit_scores(cactus_engine *e, score_work *w, cactus_error *err)
 {
     int32_t n_vocab = (int32_t)e->model->config.n_vocab;
+    cactus_status status = ct_check_generates(e, err);
+    if (status != CACTUS_OK) return status;
     w->work.run = run_scores;
     if (w->ids == NULL || w->n_ids == 0) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "there are no tokens to score");
     if (w->n_ids > e->n_context) return ct_fail(err, CACTUS_ERROR_CONTEXT, "%zu tokens do not fit the context of %zu", w->n_ids, e->n_context);

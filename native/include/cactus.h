@@ -150,6 +150,14 @@ CACTUS_API int32_t cactus_token_attributes(const cactus_tokenizer *tokenizer, in
 
 typedef struct cactus_model cactus_model;
 
+/* How the states of a text's tokens become one vector. */
+typedef enum cactus_pooling {
+    CACTUS_POOLING_AUTO = 0, /* as the file says; where it says nothing, MEAN for encoders and LAST for decoders */
+    CACTUS_POOLING_MEAN = 1,
+    CACTUS_POOLING_CLS = 2,  /* that of the first token */
+    CACTUS_POOLING_LAST = 3
+} cactus_pooling;
+
 typedef struct cactus_model_info {
     uint32_t struct_size;
     const char *architecture; /* "llama"; strings live as long as the model */
@@ -165,6 +173,8 @@ typedef struct cactus_model_info {
     uint32_t n_kv_heads;
     uint32_t d_head;
     uint32_t n_vocab;
+    int32_t generates;        /* 0: an encoder, which makes embeddings and no text */
+    int32_t pooling;          /* the cactus_pooling that AUTO means; AUTO: it makes no embeddings */
 } cactus_model_info;
 
 /* Maps a GGUF file (for a split file, its first part; the others are found by name), checks it and its tokenizer.
@@ -242,6 +252,19 @@ CACTUS_API cactus_status cactus_engine_logits(cactus_engine *engine, const int32
 
 /* log p(ids[i] | ids[0..i-1]) for i >= 1 as float32 [n_ids - 1], without storing [n_ids, n_vocab]. */
 CACTUS_API cactus_status cactus_engine_logprobs(cactus_engine *engine, const int32_t *ids, size_t n_ids, float *logprobs, cactus_error *err);
+
+typedef struct cactus_embed_params {
+    uint32_t struct_size;
+    int32_t pooling;   /* cactus_pooling */
+    int32_t normalise; /* 1: to Euclidean length 1 */
+} cactus_embed_params;
+
+/* One vector for each of n_sequences texts: ids holds their tokens one behind the other, lengths [n_sequences] how many each has, at
+ * least 1; out is float32 [n_sequences, d_model]. What is pooled are the states behind the last layer (and its norm). A vector does not
+ * depend on what is computed beside it. Waits for its turns between the scheduler's steps.
+ * Errors: ARGUMENT, CONTEXT (a text is longer than the context), UNSUPPORTED (the model makes no embeddings), MEMORY, CANCELLED. */
+CACTUS_API cactus_status cactus_engine_embed(cactus_engine *engine, const int32_t *ids, const size_t *lengths, size_t n_sequences,
+                                             const cactus_embed_params *params, float *out, cactus_error *err);
 
 /* What was read and is kept, to a file and back: pages of keys and values by the tokens that they hold. key [n_key <= 64] names the model,
  * say by its hash; a file with another key, of another engine version, layout or length, or with a wrong checksum is refused (FORMAT).

@@ -1,4 +1,4 @@
-/* arch.c: the table of decoder architectures. */
+/* arch.c: the table of architectures. */
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,6 +9,7 @@
 #define PRE_NORMS (CT_T(ATTN_NORM) | CT_T(FFN_NORM))
 #define POST_NORMS (CT_T(ATTN_POST_NORM) | CT_T(FFN_POST_NORM))
 #define QK_NORMS (CT_T(Q_NORM) | CT_T(K_NORM))
+#define SUM_NORMS (CT_T(ATTN_SUM_NORM) | CT_T(FFN_SUM_NORM))
 #define LOW_RANK (CT_T(LOW_RANK_A) | CT_T(LOW_RANK_B) | CT_T(LOW_RANK_NORM))
 
 /* What a row does not say: RMSNorm, SwiGLU with gate and up apart, one after the other with residuals, every pair of neighbours
@@ -72,6 +73,10 @@ static const ct_arch table[] = {
      .no_rope = true, .recurrence = CT_REC_ALL, .recurrent = CT_MIX_MAMBA2},
     {.name = "falcon-h1", .models = "Falcon H1", .need = PRE_NORMS, .may = CT_T(SSM_NORM), .rope = CT_ROPE_HALVES,
      .recurrence = CT_REC_BESIDE, .recurrent = CT_MIX_MAMBA2},
+    {.name = "bert", .models = "BERT, RoBERTa, XLM-RoBERTa, DistilBERT: all-MiniLM, BGE, E5, GTE", .encoder = true, .need = SUM_NORMS,
+     .biased = true, .norm = CT_NORM_LAYER, .act = CT_GELU_ERF, .ffn = CT_FFN_PLAIN, .no_rope = true, .learned_positions = true},
+    {.name = "nomic-bert", .models = "nomic-embed-text 1 and 1.5", .encoder = true, .need = SUM_NORMS, .norm = CT_NORM_LAYER,
+     .rope = CT_ROPE_HALVES},
 };
 
 enum { N_ARCHS = sizeof table / sizeof table[0] };
@@ -100,7 +105,8 @@ static void summarise(const ct_arch *a, char text[SUMMARY_BYTES])
     static const char *const activations[] = {[CT_SILU] = "SiLU", [CT_GELU] = "GELU", [CT_GELU_ERF] = "GELU (erf)", [CT_SWIGLU_OAI] = "clamped SwiGLU"};
     char part[128];
     bool attends = a->recurrence != CT_REC_ALL;
-    if (attends) add(text, mixer_name(a->latent ? CT_MIX_LATENT : CT_MIX_ATTENTION));
+    if (a->encoder) add(text, "encoder: attention in both directions");
+    else if (attends) add(text, mixer_name(a->latent ? CT_MIX_LATENT : CT_MIX_ATTENTION));
     if (a->recurrence != CT_REC_NONE) {
         snprintf(part, sizeof part, "%s%s", mixer_name(a->recurrent),
                  a->recurrence == CT_REC_ALL ? "" : a->recurrence == CT_REC_BESIDE ? " beside it" : " in other layers");
@@ -109,6 +115,7 @@ static void summarise(const ct_arch *a, char text[SUMMARY_BYTES])
     add(text, a->norm == CT_NORM_LAYER ? "LayerNorm" : "RMSNorm");
     if ((a->need & (CT_T(ATTN_NORM) | CT_T(ATTN_POST_NORM))) == CT_T(ATTN_POST_NORM)) add(text, "behind the branches");
     else if ((a->need & CT_T(ATTN_POST_NORM)) != 0) add(text, "before and behind the branches");
+    else if ((a->need & CT_T(ATTN_SUM_NORM)) != 0) add(text, "behind the sums");
     if (((a->need | a->may) & CT_T(Q_NORM)) != 0) add(text, a->qk_norm_whole ? "norms of whole queries and keys" : "norms of query and key heads");
     if (a->parallel) add(text, "parallel branches");
     if (attends && a->no_rope) add(text, "learned positions");

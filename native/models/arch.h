@@ -1,5 +1,5 @@
-/* arch.h: what distinguishes one decoder architecture from another. An architecture is one row of the table in arch.c; a new idea
- * becomes a column here, read by config.c, weights.c and decoder.c, and never a question for the architecture's name. */
+/* arch.h: what distinguishes one architecture from another, decoders and encoders. An architecture is one row of the table in arch.c; a new idea
+ * becomes a column here, read by config.c, weights.c, decoder.c and encoder.c, and never a question for the architecture's name. */
 #ifndef CT_ARCH_H
 #define CT_ARCH_H
 
@@ -12,6 +12,7 @@ typedef enum ct_tensor_id {
     T_ATTN_POST_NORM,
     T_FFN_NORM,
     T_FFN_POST_NORM,
+    T_ATTN_SUM_NORM, T_FFN_SUM_NORM, /* of an encoder: behind the sum of a branch and what it read */
     T_Q, T_K, T_V, T_O, /* or one tensor attn_qkv for the first three */
     T_Q_NORM, T_K_NORM,
     T_SINKS,
@@ -58,6 +59,7 @@ typedef enum ct_recurrence { /* which layers have the row's recurrent mixer */
 typedef struct ct_arch {
     const char *name;       /* general.architecture, and the prefix of its metadata keys */
     const char *models;     /* for people: what is published under this name */
+    bool encoder;           /* every token sees all others; makes embeddings, generates nothing (encoder.c) */
 
     /* tensors of a layer beside those that its mixer and feed-forward network imply */
     uint64_t need, may;

@@ -357,6 +357,7 @@ static cactus_status read_attention(const reader *r, ct_config *c, const ct_arch
     for (uint32_t i = 0; i < n_layers; i++) {
         bool recurrent = (some_without && kv_heads[i] == 0) || (arch->recurrence == CT_REC_INTERVAL && (i + 1) % interval != 0);
         if (recurrent) c->layers[i].mixer = arch->recurrent;
+        else if (arch->encoder) c->n_kv_layers = 1; /* nothing is kept: each layer writes where the one before has */
         else c->layers[i].kv = c->n_kv_layers++;
         c->layers[i].beside = arch->recurrence == CT_REC_BESIDE;
     }
@@ -367,6 +368,23 @@ static cactus_status read_attention(const reader *r, ct_config *c, const ct_arch
     if (c->d_k < 4 || c->d_k > MAX_D_HEAD || c->d_k % 4 != 0 || c->d_v % 4 != 0)
         return ct_fail(r->err, CACTUS_ERROR_UNSUPPORTED, "heads of %u and %u elements are not supported (a multiple of 4 up to %d is)", c->d_k, c->d_v, MAX_D_HEAD);
     return read_f32(r, "attention.scale", true, 1e-6, 1e3, &c->attn_scale);
+}
+
+/* Whether tokens see what comes after them, and how their states become one vector. */
+static cactus_status read_embedding(const reader *r, ct_config *c, const ct_arch *arch)
+{
+    static const cactus_pooling poolings[] = {CACTUS_POOLING_AUTO, CACTUS_POOLING_MEAN, CACTUS_POOLING_CLS, CACTUS_POOLING_LAST, CACTUS_POOLING_AUTO};
+    enum { NONE, RANK = 4 }; /* no pooling is named; the score of a pair of texts */
+    cactus_status status;
+    uint32_t pooling = NONE;
+    bool causal = !arch->encoder;
+    if ((status = read_bool(r, "attention.causal", &causal)) != CACTUS_OK || (status = read_u32(r, "pooling_type", true, 0, RANK, &pooling)) != CACTUS_OK)
+        return status;
+    if (causal == arch->encoder)
+        return ct_fail(r->err, CACTUS_ERROR_UNSUPPORTED, "metadata %s.attention.causal is %s; this engine runs that architecture only %s", r->prefix,
+                       causal ? "true" : "false", causal ? "in both directions" : "causally");
+    c->pooling = pooling != NONE ? poolings[pooling] : arch->encoder ? CACTUS_POOLING_MEAN : CACTUS_POOLING_LAST;
+    return CACTUS_OK;
 }
 
 static cactus_status read_recurrent(const reader *r, ct_config *c, const ct_arch *arch)
@@ -419,6 +437,7 @@ cactus_status ct_config_read(cactus_model *model, cactus_error *err)
         || (status = read_bool(&r, "use_parallel_residual", &c->parallel)) != CACTUS_OK
         || (status = read_windows(&r, c, arch)) != CACTUS_OK
         || (status = read_recurrent(&r, c, arch)) != CACTUS_OK
+        || (status = read_embedding(&r, c, arch)) != CACTUS_OK
         || (status = read_branches(&r, c, arch)) != CACTUS_OK)
         return status;
     for (uint32_t i = 0; i < c->n_layers; i++) {

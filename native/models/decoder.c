@@ -709,6 +709,10 @@ static void finish(const step *s)
     const ct_weights *w = &d->model->weights;
     if (d->model->arch->streams) ct_streams_end(&d->exec, &w->streams, &d->streams, d->x, s->n_tok);
     norm_into(s, &w->output_norm, d->h, d->x);
+    if (s->batch->hidden != NULL) {
+        memcpy(s->batch->hidden, d->h, s->n_tok * c->d_model * sizeof *d->h);
+        return;
+    }
     expect_layer(s, w->layers);
     product(s, &w->head, d->h, s->logits);
     ct_scale(&d->exec, s->logits, c->logit_scale, s->n_tok, c->n_vocab);

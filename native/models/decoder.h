@@ -14,6 +14,7 @@ typedef struct ct_batch {
     size_t n_runs;
     const uint32_t *outputs; /* [n_outputs] rows whose scores are wanted, ascending */
     size_t n_outputs;
+    float *hidden;         /* [n_outputs, d_model] room for the normalised states of these rows, which are then wanted instead; or NULL */
 } ct_batch;
 
 /* Buffers for at most max_batch tokens a step. Errors as ct_exec_create. */

@@ -127,6 +127,8 @@ cactus_status cactus_model_get_info(const cactus_model *model, cactus_model_info
         .n_kv_heads = c->n_kv_heads,
         .d_head = c->d_k,
         .n_vocab = c->n_vocab,
+        .generates = !model->arch->encoder,
+        .pooling = c->pooling,
     };
     return CACTUS_OK;
 }

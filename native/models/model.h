@@ -1,4 +1,4 @@
-/* model.h: a decoder model as it lies in its file: configuration and pointers to the weights. Immutable once loaded. */
+/* model.h: a model as it lies in its file: configuration and pointers to the weights. Immutable once loaded. */
 #ifndef CT_MODEL_H
 #define CT_MODEL_H
 
@@ -36,6 +36,7 @@ typedef struct ct_config {
     uint32_t d_o;       /* columns of the output's product that belong to a head */
     uint32_t n_keeping; /* the layers behind these keep nothing of a token: they share the keys of others */
     uint32_t n_context; /* trained */
+    cactus_pooling pooling; /* how token states become an embedding; AUTO: the model makes none */
     float norm_eps;
     float attn_scale;   /* multiplies q·k */
     float attn_softcap, logit_softcap; /* 0: none */
@@ -62,7 +63,7 @@ typedef struct ct_config {
 } ct_config;
 
 typedef struct ct_layer {
-    ct_norm attn_norm, attn_norm_2, attn_post_norm, ffn_norm, ffn_post_norm;
+    ct_norm attn_norm, attn_norm_2, attn_post_norm, ffn_norm, ffn_post_norm, attn_sum_norm, ffn_sum_norm;
     ct_norm q_norm, k_norm;   /* [d_k], or [n_heads*d_k] */
     bool norm_per_head;       /* q_norm, k_norm have weights for every head */
     ct_matrix wq;             /* [n_heads*d_q, d_model], d_q being d_k, or 2 d_k with a gate */
@@ -119,6 +120,8 @@ typedef struct ct_weights {
     ct_matrix embed;        /* [n_vocab, d_model], one row a token */
     ct_matrix head;         /* [n_vocab, d_model]; the embedding where tied */
     ct_matrix positions;    /* [n_context, d_model], or none */
+    ct_matrix token_types;  /* [any, d_model], of which the first row counts, or none; encoders */
+    ct_norm embed_norm;     /* [d_model]; encoders */
     ct_norm output_norm;    /* [d_model] */
     const float *long_factors; /* [n_rot/2]: of rope where a sequence is longer than the original context; NULL: as ever */
     ct_norm v_norm;         /* [d_v], of ones; weight NULL: none */

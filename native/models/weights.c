@@ -52,6 +52,8 @@ static const wanted layer_tensors[] = {
     {T_ATTN_POST_NORM, NORM, "post_attention_norm", AT(attn_post_norm), DIM_ONE, DIM_MODEL},
     {T_FFN_NORM, NORM, "ffn_norm", AT(ffn_norm), DIM_ONE, DIM_MODEL},
     {T_FFN_POST_NORM, NORM, "post_ffw_norm", AT(ffn_post_norm), DIM_ONE, DIM_MODEL},
+    {T_ATTN_SUM_NORM, NORM, "attn_output_norm", AT(attn_sum_norm), DIM_ONE, DIM_MODEL},
+    {T_FFN_SUM_NORM, NORM, "layer_output_norm", AT(ffn_sum_norm), DIM_ONE, DIM_MODEL},
     {T_Q, MATRIX, "attn_q", AT(wq), DIM_Q, DIM_MODEL},
     {T_K, MATRIX, "attn_k", AT(wk), DIM_K, DIM_MODEL},
     {T_V, MATRIX, "attn_v", AT(wv), DIM_V, DIM_MODEL},
@@ -613,29 +615,56 @@ static cactus_status load_layer_inputs(cactus_model *model, cactus_error *err)
     return load_norm(model, "per_layer_proj_norm.weight", c->n_layer_input, &w->input_norm, err);
 }
 
-cactus_status ct_weights_load(cactus_model *model, cactus_error *err)
+/* What tokens become before the first layer of an encoder, beside their own rows. DistilBERT has no types, and its files say 1. */
+static cactus_status load_encoder_input(cactus_model *model, cactus_error *err)
+{
+    const ct_config *c = &model->config;
+    ct_weights *w = &model->weights;
+    const ct_gguf_tensor *types = ct_gguf_find_tensor(model->gguf, "token_types.weight");
+    cactus_status status;
+    uint32_t n_types = types == NULL ? 0 : types->ne[1] > UINT32_MAX ? UINT32_MAX : (uint32_t)types->ne[1];
+    bool found;
+    if ((status = ct_gguf_get_u32(model->gguf, "tokenizer.ggml.token_type_count", &n_types, &found, err)) != CACTUS_OK
+        || (status = load_matrix(model, "token_types.weight", 1, n_types, c->d_model, n_types <= 1, &w->token_types, err)) != CACTUS_OK
+        || (status = load_norm(model, "token_embd_norm.weight", c->d_model, &w->embed_norm, err)) != CACTUS_OK)
+        return status;
+    return load_vector(model, "token_embd_norm.bias", c->d_model, !model->arch->biased, &w->embed_norm.bias, err);
+}
+
+/* What comes of the last layer of a decoder. */
+static cactus_status load_output(cactus_model *model, cactus_error *err)
 {
     const ct_arch *arch = model->arch;
     const ct_config *c = &model->config;
     ct_weights *w = &model->weights;
+    const char *output_norm = arch->output_norm != NULL ? arch->output_norm : "output_norm";
     char name[NAME_BYTES];
     cactus_status status;
-    const char *output_norm = arch->output_norm != NULL ? arch->output_norm : "output_norm";
-    model->all_float = true;
-    w->layers = ct_alloc(c->n_layers, sizeof *w->layers);
-    model->owned_vectors = ct_alloc(ct_gguf_n_tensors(model->gguf) + OWNED_PER_LAYER * c->n_layers + OWNED, sizeof *model->owned_vectors);
-    if (w->layers == NULL || model->owned_vectors == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for %u layers", c->n_layers);
     w->output_norm.eps = c->norm_eps;
     w->output_norm.kind = arch->norm;
     snprintf(name, NAME_BYTES, "%s.weight", output_norm);
-    if ((status = load_matrix(model, "token_embd.weight", 1, c->n_vocab, c->d_model, false, &w->embed, err)) != CACTUS_OK
-        || (status = load_matrix(model, "output.weight", 1, c->n_vocab, c->d_model, true, &w->head, err)) != CACTUS_OK
+    if ((status = load_matrix(model, "output.weight", 1, c->n_vocab, c->d_model, true, &w->head, err)) != CACTUS_OK
         || (status = load_vector(model, name, c->d_model, false, &w->output_norm.weight, err)) != CACTUS_OK)
         return status;
     if (w->head.data == NULL) w->head = w->embed;
     if ((status = load_vector(model, "output.bias", c->n_vocab, true, &w->head.bias, err)) != CACTUS_OK) return status;
     snprintf(name, NAME_BYTES, "%s.bias", output_norm);
-    if (arch->norm == CT_NORM_LAYER && (status = load_vector(model, name, c->d_model, !arch->biased, &w->output_norm.bias, err)) != CACTUS_OK) return status;
+    return arch->norm != CT_NORM_LAYER ? CACTUS_OK : load_vector(model, name, c->d_model, !arch->biased, &w->output_norm.bias, err);
+}
+
+cactus_status ct_weights_load(cactus_model *model, cactus_error *err)
+{
+    const ct_arch *arch = model->arch;
+    const ct_config *c = &model->config;
+    ct_weights *w = &model->weights;
+    cactus_status status;
+    model->all_float = true;
+    w->layers = ct_alloc(c->n_layers, sizeof *w->layers);
+    model->owned_vectors = ct_alloc(ct_gguf_n_tensors(model->gguf) + OWNED_PER_LAYER * c->n_layers + OWNED, sizeof *model->owned_vectors);
+    if (w->layers == NULL || model->owned_vectors == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for %u layers", c->n_layers);
+    if ((status = load_matrix(model, "token_embd.weight", 1, c->n_vocab, c->d_model, false, &w->embed, err)) != CACTUS_OK
+        || (status = arch->encoder ? load_encoder_input(model, err) : load_output(model, err)) != CACTUS_OK)
+        return status;
     if (arch->learned_positions && (status = load_matrix(model, "position_embd.weight", 1, c->n_context, c->d_model, false, &w->positions, err)) != CACTUS_OK)
         return status;
     if ((status = load_factors(model, err)) != CACTUS_OK || (status = load_streams(model, err)) != CACTUS_OK

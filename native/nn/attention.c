@@ -1,4 +1,4 @@
-/* attention.c: the pages of keys and values, and causal grouped-query attention that walks them with an online softmax
+/* attention.c: the pages of keys and values, and grouped-query attention, causal or not, that walks them with an online softmax
  * (Milakov & Gimelshein 2018, arXiv:1805.02867; tiled as in Dao et al. 2022, arXiv:2205.14135).
  *
  * A tile is a range of tokens of one sequence with all (or some) query heads of one kv head, so that a page is converted and read
@@ -199,6 +199,9 @@ static query_state saved_state(const attend_job *j, size_t row, size_t head, siz
 
 static size_t oldest_pos(const attend_job *j, size_t pos) { return j->window > 0 && pos + 1 > j->window ? pos + 1 - j->window : 0; }
 
+/* One behind the last position that a token sees. */
+static size_t seen_end(const attend_job *j, const ct_run *run, size_t pos) { return j->attn->both_ways ? run->pos + run->n_tok : pos + 1; }
+
 static size_t segment_of(size_t pos) { return pos / (CT_PAGE_TOKENS * SEGMENT_PAGES); }
 
 /* Segments that the tokens of a run see: from segment_of(oldest key of the first token) on. */
@@ -214,12 +217,12 @@ static void attend_page(const attend_job *j, ct_attn_tile *tile, int32_t *begin,
     const ct_kv_layout *kv = j->kv;
     size_t page_pos = p * CT_PAGE_TOKENS;
     for (size_t t = 0; t < n_tok; t++) {
-        size_t pos = first_pos + t, from = oldest_pos(j, pos);
+        size_t pos = first_pos + t, from = oldest_pos(j, pos), seen = seen_end(j, run, pos);
         int32_t lo = from > page_pos ? (int32_t)ct_min_size(from - page_pos, CT_PAGE_TOKENS) : 0;
-        int32_t hi = pos + 1 > page_pos ? (int32_t)ct_min_size(pos + 1 - page_pos, CT_PAGE_TOKENS) : 0;
+        int32_t hi = seen > page_pos ? (int32_t)ct_min_size(seen - page_pos, CT_PAGE_TOKENS) : 0;
         for (size_t h = 0; h < n_heads; h++) begin[t * n_heads + h] = lo, end[t * n_heads + h] = hi;
     }
-    if (p < (first_pos + n_tok - 1) / CT_PAGE_TOKENS) { /* pages lie apart: the hardware does not guess the next one */
+    if (p < (seen_end(j, run, first_pos + n_tok - 1) - 1) / CT_PAGE_TOKENS) { /* pages lie apart: the hardware does not guess the next one */
         const uint8_t *next = head_page(kv, run->pages[p + 1], j->layer, kv_head);
         for (size_t b = 0; b < kv->head_bytes; b += 64) __builtin_prefetch(next + b, 0, 2);
     }
@@ -257,7 +260,7 @@ static void attend_range(const attend_job *j, const ct_run *run, size_t kv_head,
             float *restrict to = q + (t * n_heads + h) * kv->d_k;
             for (size_t d = 0; d < kv->d_k; d++) to[d] = from[d] * j->attn->scale;
         }
-    size_t first_pos = run->pos + first_tok, last_page = (first_pos + n_tok - 1) / CT_PAGE_TOKENS;
+    size_t first_pos = run->pos + first_tok, last_page = (seen_end(j, run, first_pos + n_tok - 1) - 1) / CT_PAGE_TOKENS;
     size_t first_page = oldest_pos(j, first_pos) / CT_PAGE_TOKENS;
     size_t segment = first_page / SEGMENT_PAGES, last_segment = last_page / SEGMENT_PAGES;
     bool several = only == SIZE_MAX && segment < last_segment;

@@ -178,6 +178,7 @@ typedef struct ct_attn {
     size_t layer;               /* in the pages */
     size_t n_heads;
     size_t window;              /* keys seen at most; 0: all before it */
+    bool both_ways;             /* a token sees all of its run, also what comes after it; the run is the whole sequence, without a window */
     float scale;                /* multiplies q·k */
     float softcap;              /* then cap * tanh(· / cap); 0: not */
     const float *sinks;         /* [n_heads] a score per head that takes part in the softmax without a value, or NULL */
@@ -195,7 +196,7 @@ typedef struct ct_attn {
 void ct_store_keys(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, float *q, float *k,
                    const float *v);
 
-/* Causal attention of every token over its own sequence. q as above, out [n_tok, n_heads*d_v]. */
+/* Attention of every token over its own sequence, causal or both ways. q as above, out [n_tok, n_heads*d_v]. */
 void ct_attention(const ct_exec *exec, const ct_kv_layout *kv, const ct_attn *attn, const ct_run *runs, size_t n_runs, const float *q,
                   float *out);
 

@@ -41,17 +41,23 @@ def _compared(model: Any, result: Conversion, source: Path) -> str:
     import numpy as np
 
     torch, transformers = importlib.import_module("torch"), importlib.import_module("transformers")
+    kind = "AutoModelForCausalLM" if model.info.generates else "AutoModel"
     n_vocab = model.tokenizer.info.n_vocab
     ids = [int(token) for token in np.random.default_rng(0).integers(0, n_vocab, _N_TOKENS)]
     try:
-        reference = transformers.AutoModelForCausalLM.from_pretrained(
-            source, torch_dtype=torch.float32, local_files_only=True, trust_remote_code=False
-        ).eval()
+        reference = (
+            getattr(transformers, kind)
+            .from_pretrained(source, torch_dtype=torch.float32, local_files_only=True, trust_remote_code=False)
+            .eval()
+        )
         with torch.no_grad():
-            wanted = reference(torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
+            if model.info.generates:
+                wanted = reference(torch.tensor([ids]), use_cache=False).logits[0].float().numpy()
+            else:
+                wanted = reference(torch.tensor([ids])).last_hidden_state[0].mean(dim=0, keepdim=True).float().numpy()
     except Exception as error:  # another library's own reasons: a class that it does not know, a file that it wants
         return f"Its numbers were not compared: transformers cannot load the checkpoint ({type(error).__name__})."
-    found = model.logits(ids)
+    found = model.logits(ids) if model.info.generates else model.embed_ids([ids], normalise=False, pooling="mean")
     n_both = min(found.shape[1], wanted.shape[1])
     distance = found[:, :n_both].astype(np.float64) - wanted[:, :n_both]
     share = float(np.sqrt(np.mean(distance**2)) / max(float(wanted.std()), 1e-9))
@@ -59,7 +65,8 @@ def _compared(model: Any, result: Conversion, source: Path) -> str:
         raise EngineError(
             f"{result.path} was written, but its scores differ from those of transformers by {share:.3f} of their deviation."
         )
-    return f"Its scores for {_N_TOKENS} tokens are those of transformers (RMS distance {share:.1e} of their deviation)."
+    what = "scores" if model.info.generates else "embeddings"
+    return f"Its {what} for {_N_TOKENS} tokens agree with transformers (RMS distance {share:.1e} of their deviation)."
 
 
 def _sentence(error: Exception) -> str:
