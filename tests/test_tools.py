@@ -648,7 +648,10 @@ def test_without_tools_on_offer_a_call_is_text(caller: Client) -> None:
         assert "[f()]" in (choice.message.content or "")
 
 
-SHORT: dict[str, Any] = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "maxProperties": 0}}}
+SHORT: dict[str, Any] = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object", "additionalProperties": False}},
+}
 
 
 def test_required_calls_of_a_model_that_wants_none(zoo: Path) -> None:
