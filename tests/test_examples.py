@@ -17,6 +17,7 @@ EXPECTED = {  # what the output must hold; patterns for greedy answers that no r
     "embeddings.py": r"0\.\d\d  The stock market",
     "logprobs.py": r"'[^']+': '[^']+' \d+%[\s\S]*-\d+\.\d\d  The sky is blue\.\n\s*-\d+\.\d\d  The sky is screwdriver\.",
     "many_at_once.py": r"France: .*Paris[\s\S]*Italy: .*Rome[\s\S]*Japan: .*Tokyo[\s\S]*Egypt: .*Cairo",
+    "tools.py": r"get_weather \{'city': '[^']+', 'unit': '[CF]'\}\n\S",
     "structured.py": r".+ is \d+ next year\n(yes|no)\n[0-2]\d:[0-5]\d\n",
     "transcribe.py": r"  0\.00 s to \d\.\d\d s: There are no more [^\n]*\n3\.12 s of english, [^\n]* whisper-tiny\.en\n",
     "stream.py": r"\S[\s\S]*\n\d+ tokens read, \d+ written",

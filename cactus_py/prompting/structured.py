@@ -87,6 +87,7 @@ class Grammar:
     kind: Literal["json", "regex", "lark"]
     text: str
     param: str = "response_format"
+    closing: str = ""  # what ends free text that no quote ends
 
     @property
     def is_json(self) -> bool:
@@ -110,9 +111,9 @@ def regex_grammar(regex: str, *, param: str = "response_format") -> Grammar:
     return Grammar("regex", _limited(regex, "regex", param), param)
 
 
-def lark_grammar(text: str, *, param: str = "response_format") -> Grammar:
-    """Text of a grammar in llguidance's dialect of Lark."""
-    return Grammar("lark", _limited(text, "grammar", param), param)
+def lark_grammar(text: str, *, param: str = "response_format", closing: str = "") -> Grammar:
+    """Text of a grammar in llguidance's dialect of Lark. `closing`: what ends free text in it, where that is no quote."""
+    return Grammar("lark", _limited(text, "grammar", param), param, closing)
 
 
 def choice_grammar(choices: Iterable[str], *, param: str = "response_format") -> Grammar:
@@ -716,6 +717,10 @@ class Constraint:
             ids = self._np.nonzero(self._np.unpackbits(self._wide.view(self._np.uint8), bitorder="little"))[0]
             return [int(i) for i in ids[:1]]
         wide = _n_bits(allowed) >= _N_WIDE  # in a string, where only its end is one
+        if wide and self._grammar.closing and allowed >> ord(self._grammar.closing[0]) & 1:
+            after = self._after(ord('"')) if allowed >> ord('"') & 1 else None
+            if after is None or _n_bits(after) >= _N_WIDE:  # no string of JSON
+                return [first + byte for byte in self._grammar.closing.encode()]
         byte = next((b for b in closers if allowed >> b & 1 and (not wide or b == ord('"'))), None)
         if byte is not None:
             return [first + byte]

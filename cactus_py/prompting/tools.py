@@ -160,6 +160,11 @@ class Format:
         return tuple(sorted({self.start.strip(), *self.also} - {""}, key=lambda text: (-len(text), text)))
 
     @property
+    def closing(self) -> str:
+        """What ends a text that stands between tags."""
+        return self.param[2] if self.body == "tags" else "</arg_value>\n" if self.body == "keys" else ""
+
+    @property
     def markers(self) -> tuple[str, ...]:
         """What of the form may be control tokens."""
         texts = (self.start, self.end, *self.wrap, *self.also, self.head, *self.param, *self._more_markers)
@@ -588,11 +593,16 @@ class _Writer:
             return "\n".join(["%llguidance {}", *reversed(self._rules)])
         trigger, rest = self._trigger(opening)
         self._rules.append("TEXT: /(.|\\n)*/")
+        before, after = (self._marked(text.strip()) for text in form.wrap)
         if trigger.startswith("<["):
             self._rule("opening", f"TEXT {trigger}")
         else:
-            self._rules.append(f"opening[lazy]: TEXT {trigger}")
-        self._rule("call", f"opening {rest} {body}")
+            self._rules.append(f"plain[lazy]: TEXT {trigger}")
+            self._rule("opening", "plain")
+        if before.startswith("<["):  # text has no control tokens
+            self._rules.append(f"opening: TEXT {before} /\\s*/ {trigger} | " + self._rules.pop().partition(": ")[2])
+        closed = f"(/\\s*/ {after})?" if after.startswith("<[") else ""
+        self._rule("call", f"opening {rest} {body} {closed}")
         self._rule("tail", "TEXT")
         self._rule("start", f"call{{0,{n_blocks}}} tail")
         return "\n".join(["%llguidance {}", *reversed(self._rules)])
@@ -659,13 +669,14 @@ class _Writer:
         form = self._form
         definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
         required = set(schema.get("required", ()))
-        properties = [(key, {**definitions, **value}) for key, value in schema.get("properties", {}).items()]
+        properties = [
+            (key, {**definitions, **value} if "$ref" in json.dumps(value) else dict(value))
+            for key, value in schema.get("properties", {}).items()
+        ]
         if form.body == "python":
             return f"{_quoted(name + '(')} {self._keywords(i, properties, required)} {_quoted(')')}"
         rules = []
-        before, between, after = (
-            form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
-        )
+        before, between, after = form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", form.closing)
         for j, (key, value) in enumerate(properties):
             rule = f"p_{i}_{j}"
             head = before + key + between
@@ -674,7 +685,7 @@ class _Writer:
                 self._rules.append(f"{text}[suffix={_quoted(after)}]: /(.|\\n)*/")
                 self._rule(rule, f"{_quoted(head)} {text}")
             else:
-                self._rule(f"v_{i}_{j}", self._json_rule(value))
+                self._rule(f"v_{i}_{j}", _choices(value) or self._json_rule(value))
                 self._rule(rule, f"{_quoted(head)} v_{i}_{j} {_quoted(after)}")
             rules.append(rule if key in required else f"{rule}?")
         closing = "\n" if form.body == "keys" else '">\n' if form.start.endswith('"') else ">\n"
@@ -695,6 +706,18 @@ class _Writer:
                 without = "" if key in required else f" | {kind}_{i}_{j + 1}"
                 self._rule(f"{kind}_{i}_{j}", f"{_quoted(head)} v_{i}_{j} r_{i}_{j + 1}{without}")
         return f"f_{i}_0"
+
+
+def _choices(schema: Schema) -> str | None:
+    """Texts that a parameter may be, written as they are; None if it is not about such."""
+    values = schema.get("enum")
+    if set(schema) - {"type", "enum", "description", "title", "default"} or schema.get("type", "string") != "string":
+        return None
+    if not isinstance(values, list) or not all(
+        isinstance(value, str) and re.fullmatch(r"[\w .,-]+", value) for value in values
+    ):
+        return None
+    return " | ".join(map(_quoted, values))
 
 
 def _quoted(text: str) -> str:
