@@ -204,6 +204,7 @@ def test_time_runs_out(client: openai.OpenAI, server: ServerProcess) -> None:
     assert late.value.status_code == 504 and late.value.code == "timeout"
     with pytest.raises(openai.APIError, match="not answered within its timeout"):
         list(client.chat.completions.create(stream=True, **endless))
+    assert server.idle(within_s=2)["models"][MODEL]["kv_pages_used"] == 0
 
 
 # ---- bytes -------------------------------------------------------------------------------------------------------------

@@ -89,7 +89,9 @@ class NativeBackend:
 
     def models(self) -> list[ModelCard]:
         opened = self._by_path
-        found = {loaded.name: loaded.path for loaded in opened.values()}
+        with self._lock:
+            found = dict(self._stems)  # files stay known when they had to make room
+        found |= {loaded.name: loaded.path for loaded in opened.values()}
         for installed in hub.installed(self._store):
             found.setdefault(installed.name, installed.path)
         catalog = hub.Catalog.load(self._store.home)

@@ -44,7 +44,7 @@ def command(
         Path | None, typer.Option("--prefix-cache", help="A folder in which the beginnings of prompts outlive the server.")
     ] = None,
     max_queue: Annotated[
-        int | None, typer.Option("--max-queue", min=0, help="Most requests that wait; others get 429.")
+        int | None, typer.Option("--max-queue", min=1, help="Most requests that wait; others get 429.")
     ] = None,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="Longest time for one request, in seconds.", show_default="600")
