@@ -147,9 +147,7 @@ def test_models(client: openai.OpenAI, server: ServerProcess) -> None:
         assert reply.status_code == 404 and reply.json()["error"]["code"] == "model_not_found"
 
 
-def test_embeddings(client: openai.OpenAI, server: ServerProcess) -> None:
-    if "/v1/embeddings" not in httpx.get(server.url + "/openapi.json").json()["paths"]:
-        pytest.skip("this build has no embeddings")
+def test_embeddings(client: openai.OpenAI) -> None:
     both = client.embeddings.create(model=MODEL, input=["a cat", "a stone"])
     assert [item.index for item in both.data] == [0, 1] and both.model == MODEL and both.usage.prompt_tokens > 2
     for item in both.data:

@@ -12,6 +12,7 @@ from server_process import ServerProcess
 PATHS = {
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/embeddings",
     "/v1/audio/transcriptions",
     "/v1/audio/translations",
     "/v1/models",

@@ -17,6 +17,10 @@ from ..types import (
     ChatCompletionRequest,
     Completion,
     CompletionRequest,
+    CompletionUsage,
+    EmbeddingRequest,
+    EmbeddingResponse,
+    EmbeddingUsage,
     ModelCard,
     ModelList,
     Transcription,
@@ -186,12 +190,11 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
 
     post("/v1/chat/completions", generation(core.chat), **openapi.operation(ChatCompletionRequest, ChatCompletion))
     post("/v1/completions", generation(core.complete), **openapi.operation(CompletionRequest, Completion))
-    post(
-        "/v1/audio/transcriptions",
-        speech(core.transcribe),
-        **openapi.operation(TranscriptionRequest, Transcription, file="file"),
-    )
-    post("/v1/audio/translations", speech(core.translate), **openapi.operation(TranslationRequest, Translation, file="file"))
+    post("/v1/embeddings", vectors(core.embed), **openapi.operation(EmbeddingRequest, EmbeddingResponse, streams=False))
+    heard = openapi.operation(TranscriptionRequest, Transcription, file="file")
+    post("/v1/audio/transcriptions", speech(core.transcribe), **heard)
+    translated = openapi.operation(TranslationRequest, Translation, file="file", streams=False)
+    post("/v1/audio/translations", speech(core.translate), **translated)
 
     @app.get("/v1/models", responses=openapi.answers(ModelList))
     async def models() -> Response:
@@ -290,13 +293,20 @@ async def _whole(state: State, work: Work[Any, Any, Any], span: Span, scope: Sco
     async with _watched(state, receive, work.cancel):
         result, body = await bridge.next()
     record.model, record.route = work.reply.model, work.reply.route
-    record.usage, record.timings = getattr(result, "usage", None), getattr(result, "timings", None)
+    record.usage, record.timings = _tokens(getattr(result, "usage", None)), getattr(result, "timings", None)
     record.confidence = getattr(result, "confidence", None)
     span.serves(work.reply.model)
     kind = b"text/plain; charset=utf-8" if isinstance(result, str) else b"application/json"
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _tokens(usage: Any) -> CompletionUsage | None:
+    """What a reply cost in tokens, if that is what it cost."""
+    if isinstance(usage, EmbeddingUsage):
+        return CompletionUsage(prompt_tokens=usage.prompt_tokens, total_tokens=usage.total_tokens)
+    return usage if isinstance(usage, CompletionUsage) else None
 
 
 def _events(exchange: Exchange[Any, Any]) -> Generator[tuple[int, bytes], None, EventWriter | None]:
