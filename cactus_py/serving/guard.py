@@ -117,6 +117,7 @@ class Guard:
                 )
             if self._settings.log:
                 self._write(scope, record)
+            record.error = None  # its traceback leads back here: what the request held would stay until the collector comes
 
     def _write(self, scope: Scope, record: Record) -> None:
         client = scope.get("client")
