@@ -148,8 +148,13 @@ class Serve(BaseModel):
     """How long requests that run may go on when the server is told to stop."""
     max_body: Annotated[Bytes, Field(ge=1024)] = 32 << 20
     """Largest body of a request."""
+    head_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 15.0
+    """Longest time for the head of a request to arrive."""
+    stall_timeout_s: Annotated[float, Field(gt=0, le=86400)] = 60.0
+    """How long a client may take nothing of its answer, once the buffers between are full, before it counts as gone."""
     log: bool = True
-    """Whether each request is logged: one line of JSON on standard error."""
+    """Whether each request is logged: one line of JSON on standard error. Those for figures and for the page are not, but for
+    failures."""
     log_prompts: bool = False
     """Whether those lines hold what was asked."""
 

@@ -66,9 +66,9 @@ class ServerProcess:
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in list(self._lines)]
 
-    def line_of(self, request_id: str) -> dict[str, Any]:
+    def line_of(self, request_id: str, within_s: float = 10.0) -> dict[str, Any]:
         """The log line of one request; waits for it."""
-        end = time.monotonic() + 10
+        end = time.monotonic() + within_s
         while time.monotonic() < end:
             found = [line for line in self.lines() if line.get("request_id") == request_id]
             if found:

@@ -535,7 +535,7 @@ def test_a_narrow_screen(page: Page) -> None:
         page.ask("How?")
         page.answered()
         assert page.run("return document.documentElement.scrollWidth") <= 360
-        assert not page.one("#side").is_displayed()
+        page.until(lambda: not page.one("#side").is_displayed())  # it slides out as the screen becomes narrow
         page.one("#side-open").click()
         page.until(lambda: page.one("#new").is_displayed())
         page.one("body").send_keys(Keys.ESCAPE)

@@ -29,9 +29,10 @@ from ..types import (
     TranslationRequest,
 )
 from . import openapi, web
-from .body import limited, read_form, read_json
+from .body import check_pictures, limited, read_form, read_json
 from .errors import Failure, failure_of
 from .guard import Doorman, Guard, Record, log_failure
+from .log import Log
 from .metrics import CONTENT_TYPE, Metrics, Span
 from .wire import EventWriter, dumps, error_event
 
@@ -62,6 +63,7 @@ class State:
     def __init__(self, settings: Settings, client: AsyncClient) -> None:
         self.settings = settings
         self.client = client
+        self.log = Log()
         self.stopping = False
         self.running: set[Callable[[], None]] = set()  # what cancels each request that is being answered
         self.named = {client.settings.model, *settings.serve.models}  # at the start, so they are known
@@ -104,7 +106,7 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
     def is_stopping() -> bool:
         return state.stopping
 
-    layers = [Middleware(Guard, settings=serve, is_stopping=is_stopping, metrics=metrics)]
+    layers = [Middleware(Guard, settings=serve, is_stopping=is_stopping, metrics=metrics, log=state.log)]
     if serve.cors_origins:
         layers.append(
             Middleware(
@@ -180,6 +182,7 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
 
     async def begin(record: Record, fields: dict[str, Any]) -> None:
         """What all requests have in common once they are read."""
+        check_pictures(fields.get("messages"))
         await state.check_model(fields.get("model"))
         record.model = fields["model"] if isinstance(fields.get("model"), str) else client.settings.model
         timeout_s = fields.get("timeout")

@@ -14,7 +14,7 @@ from .errors import RequestFailure
 if TYPE_CHECKING:
     from starlette.types import Message, Receive, Scope
 
-__all__ = ["discard", "header", "limited", "media_type", "read_form", "read_json"]
+__all__ = ["check_pictures", "discard", "header", "limited", "media_type", "read_form", "read_json"]
 
 _SECONDS = 60.0  # for the whole body to arrive
 _BRIEF_SECONDS = 5.0  # to look at the rest of a body that is not wanted, so that its sender hears why
@@ -110,6 +110,20 @@ async def read_json(scope: Scope, receive: Receive) -> dict[str, Any]:
     if _depth_exceeds(value, _MAX_DEPTH):
         raise RequestFailure(400, f"The body of the request is nested more than {_MAX_DEPTH} levels deep.")
     return value
+
+
+def check_pictures(messages: Any) -> None:
+    """Pictures of a chat come with it: a request must not make the server open a file or ask another machine. What else may be
+    wrong is left to the types. Raises RequestFailure."""
+    for position, message in enumerate(messages if isinstance(messages, list) else ()):
+        content = message.get("content") if isinstance(message, dict) else None
+        for number, part in enumerate(content if isinstance(content, list) else ()):
+            picture = part.get("image_url") if isinstance(part, dict) else None
+            url = picture.get("url") if isinstance(picture, dict) else picture
+            if isinstance(url, str) and url[:5].lower() != "data:":
+                where = f"messages[{position}].content[{number}].image_url"
+                message_text = f"{where} should be a data: URL; this server fetches no pictures."
+                raise RequestFailure(400, message_text, param=where)
 
 
 _LISTS = ("timestamp_granularities", "include")  # what a form repeats, or writes with [] behind the name

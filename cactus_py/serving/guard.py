@@ -7,10 +7,8 @@ nothing an application raises leaves it but as JSON; `Doorman`, under the CORS l
 from __future__ import annotations
 
 import ipaddress
-import json
 import logging
 import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from urllib.parse import urlsplit
 from .body import discard, header
 from .errors import CLIENT_GONE, Failure, RequestFailure, failure_of, stopping_failure, was_foreseen
 from .keys import Keys
+from .log import Log
 from .metrics import ENDPOINTS, Metrics, Span, kind_of
 from .wire import dumps
 
@@ -66,11 +65,12 @@ class Record:
 class Guard:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, settings: Serve, is_stopping: Callable[[], bool], metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, settings: Serve, is_stopping: Callable[[], bool], metrics: Metrics, log: Log) -> None:
         self._app = app
         self._settings = settings
         self._is_stopping = is_stopping
         self._metrics = metrics
+        self._lines = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -115,7 +115,7 @@ class Guard:
                     confidence=record.confidence,
                     error_kind=_kind_of(record),
                 )
-            if self._settings.log:
+            if self._settings.log and not (record.status < 400 and _is_poll(record.path)):
                 self._write(scope, record)
             record.error = None  # its traceback leads back here: what the request held would stay until the collector comes
 
@@ -141,11 +141,12 @@ class Guard:
             line["error"] = record.failure.code or record.failure.kind
         if self._settings.log_prompts and record.prompt is not None:
             line["prompt"] = record.prompt
-        try:
-            sys.stderr.write(json.dumps(line, default=str) + "\n")
-            sys.stderr.flush()
-        except (OSError, ValueError):  # whoever read the log has gone
-            pass
+        self._lines.write(line)
+
+
+def _is_poll(path: str) -> bool:
+    """Whether this is asked for again and again by a page or a supervisor, and says nothing of what the server is used for."""
+    return path in ("/stats", "/metrics", "/health") or path.startswith(("/web/", "/health/"))
 
 
 _KINDS = {  # of failures that only a server knows

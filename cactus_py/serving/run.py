@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,11 +18,14 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from ..config import Serve
+    from .log import Log
 
 __all__ = ["check", "listen", "run", "url_of"]
 
 _KEEP_ALIVE_SECONDS = 75
+_SEND_BUFFER_BYTES = 1 << 17  # of a connection; left alone, the system keeps megabytes for a client that reads nothing
 _TURN_SECONDS = 0.05
+_LAST_LINES_SECONDS = 2.0  # for the log to be written at the end
 
 
 def check(settings: Serve) -> None:
@@ -44,6 +45,7 @@ def listen(settings: Serve) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
             listener.bind(address)
             listener.listen(1024)
         except OSError:
@@ -65,11 +67,13 @@ def run(app: FastAPI, settings: Serve, listener: socket.socket, ready: Callable[
     """Serves until a signal says stop. `ready` is called once requests are taken."""
     try:
         import uvicorn
-        from uvicorn.protocols.http.h11_impl import H11Protocol
     except ImportError:
         raise MissingExtraError("the server", "server") from None
 
+    from .connection import Connection
+
     state = app.state.cactus
+    times = {"head_timeout_s": settings.head_timeout_s, "stall_timeout_s": settings.stall_timeout_s}
 
     class Server(uvicorn.Server):
         @contextlib.contextmanager
@@ -99,7 +103,7 @@ def run(app: FastAPI, settings: Serve, listener: socket.socket, ready: Callable[
 
     config = uvicorn.Config(
         app,
-        http=H11Protocol,
+        http=type("Connection", (Connection,), times),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -109,11 +113,14 @@ def run(app: FastAPI, settings: Serve, listener: socket.socket, ready: Callable[
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
     )
-    _log_as_json()
-    Server(config).run(sockets=[listener])
+    _log_as_json(state.log)
+    try:
+        Server(config).run(sockets=[listener])
+    finally:
+        state.log.flush(_LAST_LINES_SECONDS)
 
 
-def _log_as_json() -> None:
+def _log_as_json(log: Log) -> None:
     """What the server and the library under it have to say goes where the requests' lines go, in their form."""
 
     class Lines(logging.Handler):
@@ -125,7 +132,7 @@ def _log_as_json() -> None:
             }
             if record.exc_info:
                 line["traceback"] = logging.Formatter().formatException(record.exc_info)
-            print(json.dumps(line), file=sys.stderr, flush=True)
+            log.write(line)
 
     handler = Lines(logging.WARNING)
     for name in ("uvicorn", "cactus_py.serving"):
