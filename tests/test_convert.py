@@ -847,8 +847,8 @@ def test_pulling_what_is_not_what_it_should_be(server: HubServer, tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": "gguf"}, "belong to the format safetensors"),
-        ({"inputs": []}, "belong to the format safetensors"),
+        ({"format": "gguf"}, "belong to the formats safetensors"),
+        ({"inputs": []}, "belong to the formats safetensors"),
         ({"sources": ["pypi:tiny-model==1.0/tiny_model/weights"]}, "must end in '/'"),
         ({"quantisation": "Q4_K_M"}, "is not a type that a conversion makes"),
         ({"format": "pickle"}, "format"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import socket
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,10 @@ from cactus_py.backends.base import Delta, Reply, ReplyStats, TokenInfo
 from cactus_py.cli import main
 from cactus_py.config import Serve, load_settings
 from cactus_py.errors import ConfigError
-from cactus_py.serving.guard import is_loopback
+from cactus_py.serving.body import limited
+from cactus_py.serving.guard import Guard, is_loopback
 from cactus_py.serving.keys import Keys, hash_of, new_key, read_hashes
+from cactus_py.serving.metrics import Metrics
 from cactus_py.serving.run import check
 from cactus_py.serving.wire import EventWriter
 from cactus_py.types import ChatCompletionRequest, CompletionRequest, parse_request
@@ -165,3 +170,39 @@ def test_the_short_way_writes_what_the_long_way_writes(kind: str, usage: bool) -
         for choice in event["choices"]:
             texts[choice["index"]] += choice.get("text") or choice.get("delta", {}).get("content") or ""
     assert texts[0] == "".join((TEXTS * 2)[::2]) + "the end"
+
+
+def test_a_refused_request_is_freed_at_once() -> None:
+    """Without the collector: neither a failure's traceback nor the record holds what the request held."""
+    metrics, settings = Metrics([]), Serve(max_body=1024, log=False)
+    held: list[weakref.ref[Any]] = []
+
+    class Body(bytearray):
+        pass
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = Body(b"x" * 64)
+        held.extend((weakref.ref(scope["record"]), weakref.ref(body)))
+        await limited(scope, receive, settings.max_body)()
+
+    async def ask(headers: list[tuple[bytes, bytes]]) -> list[dict[str, Any]]:
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": b"x" * 2048, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
+        await Guard(app, settings, lambda: False, metrics)(scope, receive, send)
+        return sent
+
+    gc.collect()
+    gc.disable()
+    try:
+        for headers in ([], [(b"content-length", b"2048")]):
+            assert asyncio.run(ask(headers))[0]["status"] == 413
+        assert len(held) == 4 and not any(one() for one in held)
+    finally:
+        gc.enable()

@@ -43,14 +43,15 @@ def limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
     n_bytes = 0
     complete = False
 
-    refused = RequestFailure(413, too_large, code="body_too_large", headers={"connection": "close"})
+    def refused() -> RequestFailure:  # made where it is raised: kept, it and its traceback would hold each other, and the body
+        return RequestFailure(413, too_large, code="body_too_large", headers={"connection": "close"})
 
     async def limited_receive() -> Message:
         nonlocal n_bytes, complete
         if complete:  # what follows the body is the client's leaving, for which there is no limit of time
             return await receive()
         if announced > limit_bytes:
-            raise refused
+            raise refused()
         try:
             message = await asyncio.wait_for(receive(), deadline - asyncio.get_running_loop().time())
         except asyncio.TimeoutError:
@@ -59,7 +60,7 @@ def limited(scope: Scope, receive: Receive, limit_bytes: int) -> Receive:
         n_bytes += len(message.get("body", b""))
         complete = not message.get("more_body", False)
         if n_bytes > limit_bytes:
-            raise refused
+            raise refused()
         return message
 
     return limited_receive

@@ -117,6 +117,7 @@ class Guard:
                 )
             if self._settings.log and not (record.status < 400 and _is_poll(record.path)):
                 self._write(scope, record)
+            record.error = None  # its traceback leads back here: what the request held would stay until the collector comes
 
     def _write(self, scope: Scope, record: Record) -> None:
         client = scope.get("client")

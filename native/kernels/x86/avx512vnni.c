@@ -1665,10 +1665,11 @@ typedef struct few_acts {
 } few_acts;
 
 /* One sub-block of 16 rows: codes [sub_elems / 4], dwords of four elements, unsigned by an offset of 128 >> bias_shift (none: 8).
- * k: first element of the block of 32, half: which half of it (sub-blocks of 16). */
+ * k: first element of the block of 32, half: which half of it (sub-blocks of 16). Meanwhile ahead_bytes from `ahead` on are fetched, a
+ * line or two between products: in one go they would take all the buffers of the first cache and stop the loads. */
 static ALWAYS_INLINE void few_sub_block(__m512 acc[FEW_TOKENS], const __m512i codes[], __m512 d, __m512 m, const few_acts *x, size_t k,
                                         const size_t half, const size_t n_t, const size_t sub_elems, const unsigned bias_shift,
-                                        const bool has_min)
+                                        const bool has_min, uintptr_t ahead, const size_t ahead_bytes)
 {
     const size_t meta = x->meta + k / CT_ACT_BLOCK * sizeof(act_meta);
     __m512i dot[FEW_TOKENS];
@@ -1681,6 +1682,7 @@ static ALWAYS_INLINE void few_sub_block(__m512 acc[FEW_TOKENS], const __m512i co
     }
     UNROLL
     for (size_t i = 0; i < sub_elems / 4; i++) {
+        prefetch_part(ahead, ahead_bytes, i, sub_elems / 4);
         UNROLL
         for (size_t t = 0; t < n_t; t++)
             dot[t] = _mm512_dpbusd_epi32(dot[t], codes[i], _mm512_set1_epi32(load_i32(x->row[t] + k + half * 16 + 4 * i)));
@@ -1713,8 +1715,8 @@ static ALWAYS_INLINE size_t few_block_bytes(const ct_type type)
 }
 
 /* Block b of a type with blocks of 32. at: where row r begins, from row 0 on. */
-static ALWAYS_INLINE void few_32(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], __m512i at, size_t b, const few_acts *x,
-                                 const size_t n_t, const ct_type type)
+static ALWAYS_INLINE void few_32(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], __m512i at, size_t b, uintptr_t ahead,
+                                 const few_acts *x, const size_t n_t, const ct_type type)
 {
     const bool has_min = type == CT_Q4_1 || type == CT_Q5_1;
     const size_t block_bytes = few_block_bytes(type), pos = b * block_bytes;
@@ -1747,14 +1749,14 @@ static ALWAYS_INLINE void few_32(__m512 acc[FEW_TOKENS], const uint8_t *const ro
     }
     const unsigned bias_shift = type == CT_Q8_0 || has_levels(type) ? 0 : type == CT_Q5_0 ? 3 : type == CT_Q4_0 ? 4 : 8;
     __m512 d = type == CT_MXFP4 ? e8m0_half(_mm512_and_si512(head, _mm512_set1_epi32(255))) : cvt_f16_dwords(head), m = has_min ? cvt_f16_dwords(_mm512_srli_epi32(head, 16)) : d;
-    few_sub_block(acc, codes, d, m, x, b * 32, 0, n_t, 32, bias_shift, has_min);
+    few_sub_block(acc, codes, d, m, x, b * 32, 0, n_t, 32, bias_shift, has_min, ahead, TILE_ROWS * block_bytes);
 }
 
 /* Blocks b and b + 1 of a type with blocks of 256; d and m of their sub-blocks. */
 static ALWAYS_INLINE void few_64(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, const __m512 d[4], const __m512 m[4],
-                                 const few_acts *x, const size_t n_t, const ct_type type)
+                                 uintptr_t ahead, const few_acts *x, const size_t n_t, const ct_type type)
 {
-    const size_t sub_elems = type == CT_Q6_K ? 16 : 32;
+    const size_t sub_elems = type == CT_Q6_K ? 16 : 32, ahead_bytes = TILE_ROWS * few_block_bytes(type) * sub_elems / 256;
     __m512i v[TILE_ROWS];
     UNROLL
     for (size_t i = 0; i < TILE_ROWS; i++) v[i] = codes_64(rows[i], b, 64, type);
@@ -1762,20 +1764,21 @@ static ALWAYS_INLINE void few_64(__m512 acc[FEW_TOKENS], const uint8_t *const ro
     UNROLL
     for (size_t g = 0; g < 64 / sub_elems; g++)
         few_sub_block(acc, v + g * sub_elems / 4, d[g], m[g], x, (b + g * sub_elems / 32) * 32, g * sub_elems % 32 / 16, n_t, sub_elems, 0,
-                      type != CT_Q6_K);
+                      type != CT_Q6_K, ahead + g * ahead_bytes, ahead_bytes);
 }
 
 /* A block of 256. */
-static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, const few_acts *x, const size_t n_t,
-                                  const ct_type type)
+static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const rows[TILE_ROWS], size_t b, uintptr_t ahead,
+                                  const few_acts *x, const size_t n_t, const ct_type type)
 {
+    const size_t quarter = TILE_ROWS * few_block_bytes(type) / 4; /* bytes of a tile's 64 columns */
     __m512 d[4], m[4];
     if (type == CT_Q6_K) {
         q6_k_scales s = load_q6_k_scales(rows, b / 8 * 210);
         for (size_t i = 0; i < 4; i++) {
             UNROLL
             for (size_t g = 0; g < 4; g++) d[g] = _mm512_mul_ps(s.d, cvt_signed_byte(s.scale[i], g));
-            few_64(acc, rows, b + 2 * i, d, d, x, n_t, type);
+            few_64(acc, rows, b + 2 * i, d, d, ahead + i * quarter, x, n_t, type);
         }
         return;
     }
@@ -1792,7 +1795,7 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
                 codes[4 + j] = _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(v[j], 4), low));
             }
             d[0] = iq4_xs_d(&s, g);
-            few_sub_block(acc, codes, d[0], d[0], x, (b + g) * 32, 0, n_t, 32, 0, false);
+            few_sub_block(acc, codes, d[0], d[0], x, (b + g) * 32, 0, n_t, 32, 0, false, ahead + g * quarter / 2, quarter / 2);
         }
         return;
     }
@@ -1805,7 +1808,7 @@ static ALWAYS_INLINE void few_256(__m512 acc[FEW_TOKENS], const uint8_t *const r
         }
         s.scale[i / 2] = _mm512_srli_epi32(s.scale[i / 2], 16);
         s.min[i / 2] = _mm512_srli_epi32(s.min[i / 2], 16);
-        few_64(acc, rows, b + 2 * i, d, m, x, n_t, type);
+        few_64(acc, rows, b + 2 * i, d, m, ahead + i * quarter, x, n_t, type);
     }
 }
 
@@ -1814,8 +1817,7 @@ static ALWAYS_INLINE void few_tile(float *y, size_t y_stride, const uint8_t *w, 
                                    size_t n_rows, size_t n_cols, size_t n_tok, const size_t n_t, const ct_type type)
 {
     const bool blocks_of_32 = few_block_bytes(type) < 128;
-    const size_t n_blocks = n_cols / 32, step = blocks_of_32 ? 2 : 8; /* blocks between prefetches */
-    const size_t step_bytes = TILE_ROWS * few_block_bytes(type) * (blocks_of_32 ? 2 : 1);
+    const size_t n_blocks = n_cols / 32, tile_block_bytes = TILE_ROWS * few_block_bytes(type);
     const uint8_t *rows[TILE_ROWS];
     __m512 acc[FEW_TOKENS];
     row_pointers(rows, w, row_bytes, n_rows);
@@ -1823,16 +1825,9 @@ static ALWAYS_INLINE void few_tile(float *y, size_t y_stride, const uint8_t *w, 
     for (size_t t = 0; t < n_t; t++) acc[t] = _mm512_setzero_ps();
     if (blocks_of_32) {
         const __m512i at = row_offsets(rows);
-        for (size_t b = 0; b < n_blocks; b++) {
-            if (b % step == 0) prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
-            few_32(acc, rows, at, b, x, n_t, type);
-        }
-    } else {
-        for (size_t b = 0; b < n_blocks; b += step) {
-            prefetch_part(ahead + b / step * step_bytes, step_bytes, 0, 1);
-            few_256(acc, rows, b, x, n_t, type);
-        }
-    }
+        for (size_t b = 0; b < n_blocks; b++) few_32(acc, rows, at, b, ahead + b * tile_block_bytes, x, n_t, type);
+    } else
+        for (size_t b = 0; b < n_blocks; b += 8) few_256(acc, rows, b, ahead + b / 8 * tile_block_bytes, x, n_t, type);
     UNROLL
     for (size_t t = 0; t < n_t; t++)
         if (t < n_tok) _mm512_mask_storeu_ps(y + t * y_stride, rows_there(n_rows), acc[t]);
