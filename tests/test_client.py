@@ -294,6 +294,7 @@ def test_echo_and_scores_of_a_prompt(client: Client, tiny: Path) -> None:
         scores = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         expected = [float(scores[i, ids[i + 1]]) for i in range(len(ids) - 1)]
         names = [model.tokenizer.token_bytes(i).decode() for i in ids]
+    found = []
     for n_top in (0, 3):
         reply = client.completions.create(prompt="Hello you", max_tokens=0, echo=True, logprobs=n_top)
         assert (reply.text, reply.choices[0].finish_reason) == ("Hello you", "length")
@@ -303,10 +304,12 @@ def test_echo_and_scores_of_a_prompt(client: Client, tiny: Path) -> None:
         assert logprobs.tokens == names
         assert logprobs.token_logprobs[0] is None
         assert logprobs.token_logprobs[1:] == pytest.approx(expected, abs=1e-4)
+        found.append(logprobs.token_logprobs)
         assert logprobs.text_offset[:2] == [0, 0]  # the token that begins every prompt is no text
         assert "".join(names[1:]) == "Hello you"
         assert reply.usage is not None
         assert reply.usage.completion_tokens == 0
+    assert found[0] == found[1]  # to the bit, whether alternatives are wanted or not
     assert scored.top_logprobs is not None
     assert scored.top_logprobs[0] is None
     best = scored.top_logprobs[1]

@@ -690,15 +690,14 @@ class _LoadedModel:
                 f"alternatives for a prompt of {len(ids)} tokens need {n_bytes >> 20} MiB; use logprobs=0 or a shorter prompt",
                 "logprobs",
             )
-        scores: list[float] = []
+        scores = [float(value) for value in self._model.logprobs(ids)] if len(ids) > 1 else []
         tops: list[tuple[TokenInfo, ...]] = []
-        for row, token in zip(self._model.logits(ids)[:-1], ids[1:], strict=True):
-            peak = float(row.max())
-            total = peak + float(np.log(np.exp(row - peak, dtype=np.float64).sum()))
+        for row, token, score in zip(self._model.logits(ids)[:-1], ids[1:], scores, strict=True):
+            total = float(row[token]) - score  # the engine's own sum: the same bits with alternatives and without
             best = np.argpartition(row, -n_top)[-n_top:] if n_top < len(row) else np.arange(len(row))
             best = best[np.argsort(row[best])[::-1]]
-            scores.append(float(row[token]) - total)
-            tops.append(tuple(TokenInfo(int(i), self.bytes_of(int(i)), float(row[i]) - total) for i in best))
+            likely = [(int(i), score if i == token else float(row[i]) - total) for i in best]
+            tops.append(tuple(TokenInfo(i, self.bytes_of(i), value) for i, value in likely))
         return scores, tops
 
 

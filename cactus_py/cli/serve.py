@@ -110,9 +110,10 @@ def _run(settings: Any, as_json: bool) -> None:
     from cactus_py import AsyncClient
     from cactus_py.cli._common import pull_progress
     from cactus_py.serving.app import create_app
-    from cactus_py.serving.run import check, listen, run, url_of
+    from cactus_py.serving.run import check, listen, run, share_heaps, url_of
 
     check(settings.serve)
+    share_heaps()
     names = settings.serve.models or [settings.model]
     report: list[ProgressCallback] = []  # where the client's news of downloads go
     client = AsyncClient(names[0], config=settings, progress=lambda *news: report[-1](*news) if report else None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
+import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -20,12 +23,25 @@ if TYPE_CHECKING:
     from ..config import Serve
     from .log import Log
 
-__all__ = ["check", "listen", "run", "url_of"]
+__all__ = ["check", "listen", "run", "share_heaps", "url_of"]
 
 _KEEP_ALIVE_SECONDS = 75
 _SEND_BUFFER_BYTES = 1 << 17  # of a connection; left alone, the system keeps megabytes for a client that reads nothing
 _TURN_SECONDS = 0.05
 _LAST_LINES_SECONDS = 2.0  # for the log to be written at the end
+
+
+_ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
+_ARENAS = 2
+
+
+def share_heaps() -> None:
+    """Asks glibc for two heaps in all, before there are threads. It would make up to eight per CPU, each keeping the room
+    of the greediest request that passed through it. Other C libraries have no such heaps, and are left alone."""
+    if sys.platform == "linux" and "MALLOC_ARENA_MAX" not in os.environ:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_ARENA_MAX, _ARENAS)
 
 
 def check(settings: Serve) -> None:
