@@ -64,9 +64,7 @@ class Follower:
         way = None if self._kind == "regex" else self._descend(b'}]"', most, marker, then)
         return way if way is not None else self._descend(b"", most, marker, then)
 
-    def _descend(
-        self, closers: bytes, most: int, marker: list[int] | None, then: Sequence[int] | None
-    ) -> list[int] | None:
+    def _descend(self, closers: bytes, most: int, marker: list[int] | None, then: Sequence[int] | None) -> list[int] | None:
         """Goes on with one of `closers` wherever that is possible, else with what seems to lead to an end."""
         matcher = self.matcher
         steps: list[int] = []
@@ -148,9 +146,9 @@ class Follower:
 @dataclass(eq=False)
 class _Part:
     """`text`: these steps. `json`: what `leaf` follows. `until`: any text that ends with `steps`, which it has nowhere else.
-    `split`: one of `options`. What comes next, and the shortest rest from its beginning as tokens; None: none is known."""
+    `any`: any text. `split`: one of `options`. What comes next, and the shortest rest from its beginning as tokens; None: none is known."""
 
-    kind: Literal["text", "json", "until", "split", "end"]
+    kind: Literal["text", "json", "until", "any", "split", "end"]
     steps: tuple[int, ...] = ()
     leaf: Follower | None = None
     options: list[_Part] = field(default_factory=list)
@@ -189,7 +187,9 @@ class _Reader:
             found = _RULE.fullmatch(line)
             if found:
                 name, suffix, body = found.groups()
-                if suffix is None:
+                if suffix is None and body == _ANY_TEXT:
+                    self._rules[name] = ("any", None)
+                elif suffix is None:
                     self._rules[name] = self._parsed(body)
                 elif body == _ANY_TEXT:
                     self._rules[name] = ("until", json.loads(suffix).encode())
@@ -268,6 +268,8 @@ class _Reader:
             return loop
         if kind == "json":
             return self._add(_Part("json", leaf=self._leaf(content), next=after))
+        if kind == "any":
+            return self._add(_Part("any", next=after))
         if kind == "until":
             return self._add(_Part("until", tuple(self._first + byte for byte in content), next=after))
         key = content, id(after)
@@ -303,7 +305,6 @@ class _Reader:
                 part.n_tokens = self._count(part.own) + part.next.n_tokens
         return part
 
-
     def _shortest(self, leaf: Follower) -> tuple[int, ...] | None:
         if id(leaf) not in self._ways:
             way = leaf.way(_MAX_SEARCH)
@@ -311,9 +312,7 @@ class _Reader:
         return self._ways[id(leaf)]
 
 
-def outline(
-    text: str, first: int, leaf: Callable[[str], Follower], count: Callable[[Sequence[int]], int]
-) -> Outline | None:
+def outline(text: str, first: int, leaf: Callable[[str], Follower], count: Callable[[Sequence[int]], int]) -> Outline | None:
     """The outline of a grammar in Lark; None if it is made of other things. `first`: step of byte 0; `leaf`: a follower of a
     schema; `count`: how many tokens some steps are."""
     try:
@@ -398,6 +397,12 @@ class Walker:
             states.append(_State(part, follower=follower))
             if follower.matcher.is_accepting():
                 begun.append(part.next)
+        elif part.kind == "any":
+            if step >= self._first:
+                tail = state.tail[-3:] + bytes([step - self._first])
+                states.append(_State(part, tail=tail))
+                if not _missing(tail):
+                    begun.append(part.next)
         elif step >= self._first:
             suffix = self._bytes(part.steps)
             tail = state.tail + bytes([step - self._first])
@@ -421,12 +426,15 @@ class Walker:
                     own = part.steps[state.at :]
                 elif part.kind == "json":
                     own = part.own if state.follower is None else state.follower.way(_MAX_SEARCH)
+                elif part.kind == "any":
+                    own = [self._first + byte for byte in _missing(state.tail)]
+                    slack = 3
                 else:
                     own = self._to_suffix(state)
-                    slack = len(self._bytes(part.steps)) + 3
+                    slack = 3
             if own is not None and after.rest is not None:
                 n_tokens = self._count(own) + after.n_tokens
-                safe = max(n_tokens, self._count(part.steps) + 3 + after.n_tokens) if slack else n_tokens
+                safe = max(n_tokens, self._count(part.steps) + slack + after.n_tokens) if slack else n_tokens
                 ways.append(Way((*own, *after.rest), n_tokens, safe))
         return sorted(ways, key=lambda way: way.n_tokens)
 
@@ -468,6 +476,8 @@ class Walker:
             if id(part) not in found:
                 found[id(part)] = part
                 waiting += part.options
+                if part.kind == "any" and part.next is not None:
+                    waiting.append(part.next)
         return [_State(part) for part in found.values() if part.kind != "split"]
 
     def _bytes(self, steps: Sequence[int]) -> bytes:

@@ -183,6 +183,8 @@ class Format:
 
     @property
     def _more_markers(self) -> tuple[str, ...]:
+        if self.body == "keys":
+            return "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"
         return ('<|"|>',) if self.body == "braces" else ("[CALL_ID]",) if self.start == "[TOOL_CALLS]" else ()
 
 
@@ -671,17 +673,23 @@ class _Writer:
         if form.body == "python":
             return f"{_quoted(name + '(')} {self._keywords(i, properties, required)} {_quoted(')')}"
         rules = []
-        before, between, after = form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
+        before, between, after = (
+            form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
+        )
         for j, (key, value) in enumerate(properties):
             rule = f"p_{i}_{j}"
-            head = before + key + between
+            head = self._marked(before + key + between)
             if is_free_text(value):
-                text = f"t_{i}_{j}"
-                self._rules.append(f"{text}[suffix={_quoted(after)}]: /(.|\\n)*/")
-                self._rule(rule, f"{_quoted(head)} {text}")
+                text, ending = f"t_{i}_{j}", self._marked(after)
+                if "<[" in ending:  # no text holds control tokens; a line break before one is not the text's
+                    self._rules.append(f"{text}: /(.|\\n)*/")
+                    self._rule(rule, f"{head} {text} {ending[ending.index('<[') :]}")
+                else:
+                    self._rules.append(f"{text}[suffix={_quoted(after)}]: /(.|\\n)*/")
+                    self._rule(rule, f"{head} {text}")
             else:
                 self._rule(f"v_{i}_{j}", _choices(value) or self._json_rule(value))
-                self._rule(rule, f"{_quoted(head)} v_{i}_{j} {_quoted(after)}")
+                self._rule(rule, f"{head} v_{i}_{j} {self._marked(after)}")
             rules.append(rule if key in required else f"{rule}?")
         closing = "\n" if form.body == "keys" else '">\n' if form.start.endswith('"') else ">\n"
         return f"{_quoted(name + closing)} {' '.join(rules)}"
