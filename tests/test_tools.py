@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai.types.chat as openai_chat
 import pytest
 from hypothesis import given, settings
@@ -519,23 +520,23 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterato
         yield {kind: (Structured(model.tokenizer), model.tokenizer) for kind, model in (("marked", marked), ("bare", bare))}
 
 
-def walked(vocabulary: tuple[Structured, Any], text: str, closing: str, seed: int, budget: int) -> str:
-    """Text of an answer whose tokens are drawn from the masks, those that end something more often than others."""
+BUDGETS = {"marked": 100, "bare": 200}  # tokens; a vocabulary without the markers writes them almost letter by letter
+
+
+def walked(vocabulary: tuple[Structured, Any], text: str, seed: int, budget: int) -> str:
+    """Text of an answer whose tokens are drawn from the masks, each as likely as any other."""
     structured, tokenizer = vocabulary
     rng = random.Random(seed)
-    constraint = structured.constraint(lark_grammar(text, param="tools", closing=closing), budget=budget)
+    constraint = structured.constraint(lark_grammar(text, param="tools"), budget=budget)
     raw = b""
     for _ in range(budget):
-        mask = constraint.mask()
-        allowed = [i for i in range(structured.n_vocab) if int(mask[i // 32]) >> (i % 32) & 1]
-        closers = [i for i in allowed if tokenizer.token_bytes(i)[:1] in (b'"', b"}", b"]", b"<", b")", b"`")]
-        token = rng.choice(closers if closers and rng.random() < 0.4 else allowed)
+        bits = np.unpackbits(constraint.mask().view(np.uint8), bitorder="little")
+        token = rng.choice(np.nonzero(bits)[0].tolist())
         if token in structured.ends:
             break
         raw += tokenizer.token_bytes(token)
         constraint.accept(token)
-    if not constraint.satisfied:
-        pytest.xfail("drawn by lot, free text between tags or a chain of calls is not always led to its end in time")
+    assert constraint.satisfied, raw
     return raw.decode("utf-8", "replace")
 
 
@@ -549,11 +550,11 @@ def test_required_calls_satisfy_their_schemas(name: str, kind: str, vocabularies
         "either": EITHER,
         "now": {"type": "object", "properties": {}, "additionalProperties": False},
     }
-    for single in (True,) if kind == "bare" else (False,):
+    for single in (True, False):
         offered = Offer(schemas, (), required=True, single=single)
         text = grammar(form, offered, literal=structured.literal, json_rule=json_rule)
-        for seed in range(2):
-            written = walked(vocabularies[kind], text, form.closing, seed, budget=400)
+        for seed in range(3):
+            written = walked(vocabularies[kind], text, seed, budget=BUDGETS[kind])
             parser = CallParser(form, schemas)
             content, calls = joined(parser.feed(written) + parser.finish())
             assert calls and content == "" and (len(calls) == 1 or not single), written
@@ -562,19 +563,18 @@ def test_required_calls_satisfy_their_schemas(name: str, kind: str, vocabularies
 
 
 @pytest.mark.parametrize("kind", ["marked", "bare"])
-@pytest.mark.parametrize("name", ["hermes", "mistral", "lfm2", "deepseek-v3.1"])
+@pytest.mark.parametrize("name", ["hermes", "mistral", "lfm2", "qwen3-coder", "deepseek-v3.1"])
 def test_strict_tools_are_held_to_their_schema_when_the_model_calls(
     name: str, kind: str, vocabularies: dict[str, tuple[Structured, Any]]
 ) -> None:
     """Text is free up to what a call starts with; from there on the schema leads."""
     form, (structured, tokenizer) = FORMS[name], vocabularies[kind]
-    properties = {key: schema for key, schema in PLAIN["properties"].items() if key != "code"}
-    offered = Offer({"f": {**PLAIN, "properties": properties, "required": ["days"]}}, (), strict=frozenset("f"))
+    offered = Offer({"f": PLAIN}, (), strict=frozenset("f"))
     assert offered.needs_grammar(form)
     text = grammar(form, offered, literal=structured.literal, json_rule=json_rule)
     constraint = structured.constraint(lark_grammar(text, param="tools"), budget=300)
-    call = spell(form, [{"name": "f", "arguments": {"place": "x", "unit": "C", "days": 3}}])
-    wrong = spell(form, [{"name": "f", "arguments": {"place": "x", "days": "no"}}])
+    call = spell(form, [{"name": "f", "arguments": {"place": "x", "unit": "C", "days": 3, "code": "abc"}}])
+    wrong = spell(form, [{"name": "f", "arguments": {"place": "x", "days": "no", "code": "abc"}}])
     for said, is_right in ((f"Well, {call}", True), (f"Well, {wrong}", False), ("Only {text}: no call [1].", True)):
         constraint = structured.constraint(lark_grammar(text, param="tools"), budget=300)
         taken = True
@@ -658,23 +658,25 @@ def test_required_calls_of_a_model_that_wants_none(zoo: Path) -> None:
     """Weights drawn by lot, temperature 2: the grammar alone makes the calls."""
     with Client(zoo / "llama" / "llama.f32.gguf", threads=1) as client:
         choice: Any
-        for choice in ({"type": "function", "function": {"name": "f"}}, "required"):
+        for choice in (NAMED, "required"):
             reply = client.chat(
                 "x",
-                tools=[SHORT],
-                parallel_tool_calls=False,
+                tools=[tool("math.add"), tool("look", PLAIN)],
                 tool_choice=choice,
                 temperature=2,
                 seed=5,
                 n=3,
-                max_tokens=75,
+                max_tokens=90,
             )
             for answer in reply.choices:
                 assert answer.finish_reason == "tool_calls" and answer.message.content is None
                 assert answer.message.tool_calls
                 for call in answer.message.tool_calls:
-                    Draft202012Validator(SHORT["function"]["parameters"]).validate(json.loads(call.function.arguments))
-                    assert call.function.name == "f"
+                    schema = PLAIN if call.function.name == "look" else TOOLS["math.add"]
+                    Draft202012Validator(schema).validate(json.loads(call.function.arguments))
+                    assert choice == "required" or call.function.name == "math.add"
+            short = client.chat("x", tools=[tool("math.add")], tool_choice=choice, max_tokens=10).choices[0]
+            assert short.finish_reason == "length"
 
 
 def test_calls_or_an_answer_of_a_given_form(zoo: Path) -> None:

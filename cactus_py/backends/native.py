@@ -525,7 +525,7 @@ class _LoadedModel:
         answer = None if asked is None or offered.required else f"%json {asked.text}"
         structured = self.structured
         text = grammar(form, offered, literal=structured.literal, json_rule=partial(json_rule, param="tools"), answer=answer)
-        return lark_grammar(text, param="tools", closing=form.closing)
+        return lark_grammar(text, param="tools")
 
     def constraints(
         self, request: GenerationRequest, prompt: FittedPrompt, grammar: Grammar | None, *, reasons: bool = False

@@ -15,7 +15,6 @@ models lose their way they write digits for ever, and no reader takes those.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import re
@@ -27,6 +26,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ..errors import InvalidRequestError, MissingExtraError
+from .closing import N_WIDE, Follower, Outline, Walker, n_bits, outline
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,11 +57,10 @@ _STACK_BYTES = 64 << 20
 _MAX_MULTIPLE = 100_000  # llguidance keeps a state for each remainder
 _MAX_CACHED = 64  # compiled grammars of a model
 _MAX_DIGITS = 32  # float64 needs 17, int64 has 19
-_N_WIDE = 48  # where more bytes than this may come next, the text is free there
 _ZONE_TOKENS = 32  # distance to the last moment to close from which on every token is looked at
 _MAX_LOOKS = 24  # tokens that are tried one by one there
+_MAX_LOOKS_AHEAD = 128  # where what begins may be too long, but the end is not near
 _SLACK_TOKENS = 2
-_MAX_WORDS, _MAX_LETTERS = 200, 16  # of a grammar, that are tried as a way out
 _MAX_LOST = 16  # times that no way to an end may be found before none is looked for any more
 _MAX_CLOSING_BYTES = 4096  # what needs more than this to end is not led to an end
 
@@ -87,7 +86,6 @@ class Grammar:
     kind: Literal["json", "regex", "lark"]
     text: str
     param: str = "response_format"
-    closing: str = ""  # what ends free text that no quote ends
 
     @property
     def is_json(self) -> bool:
@@ -111,9 +109,9 @@ def regex_grammar(regex: str, *, param: str = "response_format") -> Grammar:
     return Grammar("regex", _limited(regex, "regex", param), param)
 
 
-def lark_grammar(text: str, *, param: str = "response_format", closing: str = "") -> Grammar:
-    """Text of a grammar in llguidance's dialect of Lark. `closing`: what ends free text in it, where that is no quote."""
-    return Grammar("lark", _limited(text, "grammar", param), param, closing)
+def lark_grammar(text: str, *, param: str = "response_format") -> Grammar:
+    """Text of a grammar in llguidance's dialect of Lark."""
+    return Grammar("lark", _limited(text, "grammar", param), param)
 
 
 def choice_grammar(choices: Iterable[str], *, param: str = "response_format") -> Grammar:
@@ -333,7 +331,7 @@ class Structured:
 
         self._ll: Any = llguidance
         self._lock = threading.Lock()
-        self._compiled: OrderedDict[tuple[Grammar, str | None], tuple[Any, Any]] = OrderedDict()
+        self._compiled: OrderedDict[tuple[Grammar, str | None], tuple[Any, Any, Outline | None]] = OrderedDict()
         info = tokenizer.info
         self.n_vocab = info.n_vocab
         controls = set(tokenizer.ids_with("unknown", "control", "unused", "end"))
@@ -351,7 +349,9 @@ class Structured:
         for i in range(self.n_vocab - 1, -1, -1):
             if self.token_bytes[i]:
                 self.by_bytes[self.token_bytes[i]] = i
-        self.longest = max(map(len, self.by_bytes), default=0)
+        self._longest: dict[bytes, int] = {}  # token, by its first two bytes
+        for raw in self.by_bytes:
+            self._longest[raw[:2]] = max(self._longest.get(raw[:2], 0), len(raw))
 
         def encode(text: str | bytes) -> list[int]:
             raw = text.encode() if isinstance(text, str) else text
@@ -382,13 +382,37 @@ class Structured:
     def cut(self, raw: bytes) -> tuple[list[int], bytes]:
         """Bytes as tokens, each the longest that fits, and what of them no token begins."""
         ids: list[int] = []
-        while raw:
-            n = next((n for n in range(min(self.longest, len(raw)), 0, -1) if raw[:n] in self.by_bytes), 0)
+        at = 0
+        while at < len(raw):
+            most = min(self._longest.get(raw[at : at + 2], 1), len(raw) - at)
+            n = next((n for n in range(most, 0, -1) if raw[at : at + n] in self.by_bytes), 0)
             if n == 0:
                 break
-            ids.append(self.by_bytes[raw[:n]])
-            raw = raw[n:]
-        return ids, raw
+            ids.append(self.by_bytes[raw[at : at + n]])
+            at += n
+        return ids, raw[at:]
+
+    def in_tokens(self, steps: Sequence[int]) -> list[int] | None:
+        """Control tokens and bytes (counted from `first_byte`) as tokens, the longest that fit; None if some byte has none."""
+        ids: list[int] = []
+        run = bytearray()
+        for step in [*steps, -1]:
+            if step >= self.first_byte:
+                run.append(step - self.first_byte)
+                continue
+            cut, rest = self.cut(bytes(run))
+            if rest:
+                return None
+            ids += cut
+            run.clear()
+            if step >= 0:
+                ids.append(step)
+        return ids
+
+    def count(self, steps: Sequence[int]) -> int:
+        """How many tokens steps are."""
+        ids = self.in_tokens(steps)
+        return len(steps) if ids is None else len(ids)
 
     def _tokenizer(self, tokens: list[bytes], controls: list[int], ends: list[int], encode: Any, **options: Any) -> Any:
         class Wrapped:
@@ -442,10 +466,10 @@ class Structured:
                 while len(self._compiled) > _MAX_CACHED:
                     self._compiled.popitem(last=False)
         return Constraint(
-            self, grammar, found[0].deep_copy(), found[1].deep_copy(), budget, None if prefix is None else prefix[1]
+            self, grammar, found[0].deep_copy(), found[1].deep_copy(), found[2], budget, None if prefix is None else prefix[1]
         )
 
-    def _compile(self, grammar: Grammar, prefix: str | None) -> tuple[Any, Any]:
+    def _compile(self, grammar: Grammar, prefix: str | None) -> tuple[Any, Any, Outline | None]:
         matcher = self._ll.LLMatcher
         text = grammar.text
         if grammar.kind == "json":
@@ -465,17 +489,30 @@ class Structured:
         source = json.dumps({"grammars": parts})
         limits = self._ll.LLParserLimits(verbose_errors=False)
         made: list[Any] = []
+        plans: list[Outline | None] = []
+        leaves: dict[str, Follower] = {}
+
+        def leaf(schema: str) -> Follower:
+            if schema not in leaves:
+                inner = json.dumps({"grammars": [{"json_schema": json.loads(schema)}]})
+                found = matcher(self._bytes, inner, log_level=0, limits=limits)
+                if found.is_error():
+                    raise ValueError("a schema that is no use alone")
+                leaves[schema] = Follower(found, self.first_byte, schema, "json")
+            return leaves[schema]
 
         def make() -> None:
             for tokenizer in (self._tokens, self._bytes):
                 made.append(matcher(tokenizer, source, log_level=0, limits=limits))
                 if made[-1].is_error():
                     return
+            if grammar.kind == "lark":
+                plans.append(outline(text, self.first_byte, leaf, self.count))
 
         _with_stack(make)
         if made[-1].is_error():
             raise _invalid(grammar, made[-1].get_error())
-        return made[0], made[1]
+        return made[0], made[1], plans[0] if plans else None
 
 
 _stack_lock = threading.Lock()
@@ -512,10 +549,6 @@ def _invalid(grammar: Grammar, reason: str) -> InvalidRequestError:
     return InvalidRequestError(f"{grammar.param}: the {name} cannot be used: {said}", grammar.param)
 
 
-def _n_bits(number: int) -> int:
-    return bin(number).count("1")
-
-
 # ---- following one answer ----------------------------------------------------------------------------------------------
 
 
@@ -523,7 +556,14 @@ class Constraint:
     """Which tokens may come next in one answer. For one thread at a time."""
 
     def __init__(
-        self, owner: Structured, grammar: Grammar, matcher: Any, follower: Any, budget: int, marker: str | int | None
+        self,
+        owner: Structured,
+        grammar: Grammar,
+        matcher: Any,
+        follower: Any,
+        plan: Outline | None,
+        budget: int,
+        marker: str | int | None,
     ) -> None:
         import numpy as np
 
@@ -531,13 +571,17 @@ class Constraint:
         self._owner = owner
         self._grammar = grammar
         self._matcher = matcher  # by tokens
-        self._follower = follower  # by bytes
+        self._follower = Follower(follower, owner.first_byte, grammar.text, grammar.kind)  # by bytes
+        self._walker = None if plan is None else Walker(plan, owner.first_byte, owner.count)
+        self._behind: list[int] = []  # steps that the walker was not told of
+        self._prefixed = marker is not None
+        self._then = None if plan is None or not self._prefixed else plan.start.rest
+        self._jump = 0 if plan is None else plan.jump
         self._budget = budget
         self._n_accepted = 0
         self._digits = 0  # bytes that are digits at the end of what was accepted
         n_words = (owner.n_vocab + 31) // 32
         self._mask: NDArray[np.int32] = np.zeros(n_words, np.int32)
-        self._wide: NDArray[np.int32] = np.zeros(owner.first_byte // 32 + 8, np.int32)
         self._marker: list[int] | None = None  # how the reasoning is ended, as long as it may go on
         if isinstance(marker, int):
             self._marker = [marker]
@@ -549,16 +593,15 @@ class Constraint:
         self._next_look = 0  # how many tokens may be left when the way to the end is looked for again
         self._zone = min(_ZONE_TOKENS, budget // 8)
         self._n_lost = 0
-        self._known: dict[int, list[int]] = {}  # what led on, by the bytes that were possible
         self._closes = True
         self._fill()
         if not self._mask.any() or (matcher.is_stopped() and not matcher.is_accepting()):
             raise InvalidRequestError(f"{grammar.param}: nothing satisfies the {_NAMES[grammar.kind]}", grammar.param)
         way = self._way()
-        if way is None or len(way) + 1 > budget:
+        if way is None or len(way[0]) + 1 > budget:
             self._closes = False
         else:
-            self._schedule(len(way))
+            self._schedule(len(way[0]))
 
     # ---- what a backend calls ----
 
@@ -588,13 +631,19 @@ class Constraint:
         if not self._matcher.consume_token(token_id):
             raise _invalid(self._grammar, self._matcher.get_error())
         raw = self._owner.token_bytes[token_id]
-        self._follower.consume_tokens(self._steps(token_id))
+        steps = self._steps(token_id)
+        self._follower.matcher.consume_tokens(steps)
+        if self._walker is not None and self._closes:
+            self._behind += steps
         if self._plan is not None:
             self._plan = self._plan[1:] if self._plan[:1] == [token_id] else None
         if self._marker is not None:
             self._tail = (self._tail + raw)[-256:]
             if [token_id] == self._marker or (self._marker_text and self._marker_text in self._tail):
                 self._marker = None
+                self._behind.clear()
+                if self._walker is not None:
+                    self._walker.restart()
         n = len(raw) - len(raw.rstrip(b"0123456789"))
         self._digits = self._digits + n if n == len(raw) and raw else n
 
@@ -632,28 +681,34 @@ class Constraint:
     # ---- ending in time ----
 
     def _schedule(self, n_way: int) -> None:
-        """When to look again: an answer moves away from its end by not much more than a token with each token, so while the
-        end is far off only now and then."""
+        """When to look again: an answer moves away from its end by not much more than a token with each token, but where it
+        begins a parameter or a call; so while the end is far off only now and then."""
         left = self._budget - self._n_accepted
-        spare = left - n_way - 1 - self._zone
+        spare = left - n_way - 1 - self._zone - self._jump
         self._next_look = left - max(1, spare // 4)
 
     def _narrow(self, left: int) -> None:
         """Takes out of the mask what would lead too far from an end; leaves one way if the time has come."""
-        way = self._way()
-        if way is None:
+        found = self._way()
+        if found is None:
             self._n_lost += 1
             self._closes = self._n_lost < _MAX_LOST
             return
+        way, safe = found
         self._schedule(len(way))
-        if len(way) + 1 + _SLACK_TOKENS >= left:
+        if safe + 1 + _SLACK_TOKENS >= left:
             self._plan = way
             self._only(way[:1] or self._owner.ends)
             return
-        if left > len(way) + 1 + self._zone:
+        if left > len(way) + 1 + self._zone + self._jump:
             return
-        wide = _n_bits(self._next_bytes()) >= _N_WIDE
-        kept = [i for i in self._candidates(wide) if self._returns(i, left - 1)]
+        wide = n_bits(self._follower.next_bytes()) >= N_WIDE
+        ids = self._candidates(wide)
+        if left > len(way) + 1 + self._zone:  # only what begins something can be too far
+            if len(ids) <= _MAX_LOOKS_AHEAD and self._walker is not None:
+                self._take_out(i for i in ids if self._walker.least_after(self._steps(i)) + 1 > left - 1)
+            return
+        kept = [i for i in ids[:_MAX_LOOKS] if self._returns(i, left - 1)]
         if wide:
             self._mask &= self._owner.plain
         else:
@@ -662,126 +717,56 @@ class Constraint:
         for i in [*kept, *way[:1], *(self._owner.ends if self.satisfied else ())]:
             words[i >> 5] |= self._np.uint32(1 << (i & 31))
 
+    def _take_out(self, ids: Iterable[int]) -> None:
+        words = self._mask.view(self._np.uint32)
+        for i in ids:
+            words[i >> 5] &= ~self._np.uint32(1 << (i & 31))
+
     def _candidates(self, wide: bool) -> list[int]:
-        """Tokens to be tried one by one, those with low ids, which vocabularies give to common ones; of a free text only what
-        may end it."""
+        """Tokens to be tried one by one, first those with low ids, which vocabularies give to common ones; of a free text only
+        what may end it."""
         np = self._np
         mask = self._mask & ~self._owner.plain if wide else self._mask
         ids = np.nonzero(np.unpackbits(mask.view(np.uint8), bitorder="little"))[0]
-        return [int(i) for i in ids[:_MAX_LOOKS] if int(i) not in self._owner.ends]
+        return [int(i) for i in ids[: _MAX_LOOKS_AHEAD + 1] if int(i) not in self._owner.ends]
 
     def _returns(self, token_id: int, left: int) -> bool:
         """Whether an end can be reached in `left` tokens after this one."""
         steps = self._steps(token_id)
-        taken = self._follower.try_consume_tokens(steps)
-        way = self._way() if taken == len(steps) else None
-        self._follower.rollback(taken)
+        if self._walker is not None and not self._walker.lost:
+            found = self._walker.way_after(steps)
+            if found is not None:
+                return found.safe + 1 <= left
+        matcher = self._follower.matcher
+        taken = matcher.try_consume_tokens(steps)
+        way = self._way_of_follower() if taken == len(steps) else None
+        matcher.rollback(taken)
         return way is not None and len(way) + 1 <= left
 
-    def _next_bytes(self) -> int:
-        """Bytes that may come next, as bits."""
-        self._follower.unsafe_compute_mask_ptr(self._wide.ctypes.data, self._wide.nbytes)
-        return int.from_bytes(self._wide[-8:].tobytes(), "little")
+    def _way(self) -> tuple[list[int], int] | None:
+        """A short way to an end from here, in tokens, and how many it may be after a token of free text; None: none found."""
+        if self._walker is not None:
+            self._catch_up()
+            for way in self._walker.ways():
+                if self._follower.leads_to_end(way.steps):
+                    ids = self._owner.in_tokens(way.steps)
+                    return None if ids is None else (ids, max(len(ids), way.safe))
+        found = self._way_of_follower()
+        return None if found is None else (found, len(found))
 
-    def _way(self) -> list[int] | None:
-        """A short way to an end from here, in tokens; None if none was found."""
-        way = None if self._grammar.kind == "regex" else self._descend(b'}]"')
-        return way if way is not None else self._descend(b"")
-
-    def _descend(self, closers: bytes) -> list[int] | None:
-        """Goes on with one of `closers` wherever that is possible, else with what seems to lead to an end."""
-        follower, marker = self._follower, self._marker
+    def _way_of_follower(self) -> list[int] | None:
         most = min(_MAX_CLOSING_BYTES, 16 * (self._budget - self._n_accepted + 1))
-        steps: list[int] = []
-        taken = 0
-        try:
-            while not follower.is_accepting():
-                if marker is not None and follower.validate_tokens(marker) == len(marker):
-                    step, marker = marker, None
-                else:
-                    step = self._step(closers)
-                n = follower.try_consume_tokens(step)
-                taken += n
-                steps += step
-                if not n or n < len(step) or len(steps) > most:
-                    self._known.clear()
-                    return None
-        finally:
-            follower.rollback(taken)
-        return self._in_tokens(steps)
+        steps = self._follower.way(most, self._marker, self._then)
+        return None if steps is None else self._owner.in_tokens(steps)
 
-    def _step(self, closers: bytes) -> list[int]:
-        """What to go on with; [] if there is nothing."""
-        first, allowed = self._owner.first_byte, self._next_bytes()
-        if not allowed:
-            ids = self._np.nonzero(self._np.unpackbits(self._wide.view(self._np.uint8), bitorder="little"))[0]
-            return [int(i) for i in ids[:1]]
-        wide = _n_bits(allowed) >= _N_WIDE  # in a string, where only its end is one
-        if wide and self._grammar.closing and allowed >> ord(self._grammar.closing[0]) & 1:
-            after = self._after(ord('"')) if allowed >> ord('"') & 1 else None
-            if after is None or _n_bits(after) >= _N_WIDE:  # no string of JSON
-                return [first + byte for byte in self._grammar.closing.encode()]
-        byte = next((b for b in closers if allowed >> b & 1 and (not wide or b == ord('"'))), None)
-        if byte is not None:
-            return [first + byte]
-        step = self._known.get(allowed)
-        if step is None:
-            rank, byte = min((self._rank(b, allowed), b) for b in range(256) if allowed >> b & 1)
-            step = (self._way_out(allowed) if rank[1] else None) or [first + byte]
-            self._known[allowed] = step
-        return step
-
-    def _way_out(self, allowed: int) -> list[int] | None:
-        """A few bytes after which something else is possible than before, where no single one has that effect: `.*foo` goes on
-        with any text until it has seen foo. What such words are made of stands in the grammar."""
-        follower, first = self._follower, self._owner.first_byte
-        text = self._grammar.text
-        if self._grammar.is_json:
-            text = " ".join(json.loads(f'"{found}"') for found in re.findall(r'"pattern": "((?:[^"\\]|\\.)*)"', text))
-        written = re.sub(r"\\(.)", r"\1", text)
-        words = [word.encode() for word in dict.fromkeys(re.findall(r"[^\W_]+|[\w@./:-]+", written)) if len(word) > 1][
-            :_MAX_WORDS
-        ]
-        letters = list(dict.fromkeys(b for b in written.encode() if allowed >> b & 1))[: _MAX_LETTERS // 2]
-        letters += [b for b in b"a0:/.@-A" if allowed >> b & 1 and b not in letters]
-        words += (bytes(word) for n in (2, 3) for word in itertools.product(letters, repeat=n))
-        for word in words:
-            step = [first + byte for byte in word]
-            taken = follower.try_consume_tokens(step)
-            changed = taken == len(step) and (follower.is_accepting() or self._next_bytes() != allowed)
-            follower.rollback(taken)
-            if changed:
-                return step
-        return None
-
-    def _after(self, byte: int) -> int | None:
-        """Bytes that may follow this one; 0 if the answer may end there, None if it may not come."""
-        if not self._follower.consume_token(self._owner.first_byte + byte):
-            return None
-        after = 0 if self._follower.is_accepting() else self._next_bytes()
-        self._follower.rollback(1)
-        return after
-
-    def _rank(self, byte: int, allowed: int) -> tuple[bool, bool, int]:
-        """How far a byte leads from an end: neither white space, nor the beginning of an escape or a long character, none
-        after which all is as before, and little choice after it."""
-        after = self._after(byte)
-        return byte in b" \n\t\r\\" or byte >= 128, after is None or after == allowed, _n_bits(after or 0)
-
-    def _in_tokens(self, steps: Sequence[int]) -> list[int] | None:
-        """Steps of the follower as tokens, the longest that fit."""
-        owner, first = self._owner, self._owner.first_byte
-        ids: list[int] = []
-        run = b""
-        for step in [*steps, -1]:
-            if step >= first:
-                run += bytes([step - first])
-                continue
-            cut, rest = owner.cut(run)
-            if rest:
-                return None
-            ids += cut
-            run = b""
-            if step >= 0:
-                ids.append(step)
-        return ids
+    def _catch_up(self) -> None:
+        """Tells the walker what was accepted. Where something comes before the answer itself, that begins where it fits."""
+        if self._walker is None:
+            return
+        for step in self._behind:
+            if self._walker.lost and self._prefixed:
+                self._walker.restart()
+            self._walker.walk((step,))
+        self._behind.clear()
+        if self._walker.lost and self._prefixed and self._marker is None:
+            self._walker.restart()

@@ -160,11 +160,6 @@ class Format:
         return tuple(sorted({self.start.strip(), *self.also} - {""}, key=lambda text: (-len(text), text)))
 
     @property
-    def closing(self) -> str:
-        """What ends a text that stands between tags."""
-        return self.param[2] if self.body == "tags" else "</arg_value>\n" if self.body == "keys" else ""
-
-    @property
     def markers(self) -> tuple[str, ...]:
         """What of the form may be control tokens."""
         texts = (self.start, self.end, *self.wrap, *self.also, self.head, *self.param, *self._more_markers)
@@ -188,6 +183,8 @@ class Format:
 
     @property
     def _more_markers(self) -> tuple[str, ...]:
+        if self.body == "keys":
+            return "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"
         return ('<|"|>',) if self.body == "braces" else ("[CALL_ID]",) if self.start == "[TOOL_CALLS]" else ()
 
 
@@ -586,7 +583,7 @@ class _Writer:
         if offered.required or answer is not None:
             self._rule("call", f"{self._marked(opening)} {body}")
             again = f" ({self._marked(joint)} call){{0,{n_blocks - 1}}}" if n_blocks > 1 else ""
-            self._rule("calls", f"{self._marked(form.wrap[0])} call{again} {self._marked(form.wrap[1])}")
+            self._rule("calls", f"{self._marked(form.wrap[0])} call{again} {self._ending(form.wrap[1])}")
             if answer is not None:
                 self._rules.append(f"answer: {answer}")
             self._rule("start", "calls" if answer is None else "calls | answer")
@@ -633,8 +630,8 @@ class _Writer:
         return self._literal(first), " ".join(map(self._literal, rest))
 
     def _ending(self, text: str) -> str:
-        """The closing marker. gpt-oss ends its turn with it: the engine sees an end, whatever the grammar says."""
-        return "" if text == "<|call|>" else self._marked(text)
+        """The closing marker. gpt-oss and Solar end their turns with it: the engine sees an end, whatever the grammar says."""
+        return "" if text in ("<|call|>", "<|calls|>") else self._marked(text)
 
     def _item(self, i: int, name: str) -> str:
         """The rule of one function's call, without the markers around it."""
@@ -676,17 +673,23 @@ class _Writer:
         if form.body == "python":
             return f"{_quoted(name + '(')} {self._keywords(i, properties, required)} {_quoted(')')}"
         rules = []
-        before, between, after = form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", form.closing)
+        before, between, after = (
+            form.param if form.body == "tags" else ("<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n")
+        )
         for j, (key, value) in enumerate(properties):
             rule = f"p_{i}_{j}"
-            head = before + key + between
+            head = self._marked(before + key + between)
             if is_free_text(value):
-                text = f"t_{i}_{j}"
-                self._rules.append(f"{text}[suffix={_quoted(after)}]: /(.|\\n)*/")
-                self._rule(rule, f"{_quoted(head)} {text}")
+                text, ending = f"t_{i}_{j}", self._marked(after)
+                if "<[" in ending:  # no text holds control tokens; a line break before one is not the text's
+                    self._rules.append(f"{text}: /(.|\\n)*/")
+                    self._rule(rule, f"{head} {text} {ending[ending.index('<[') :]}")
+                else:
+                    self._rules.append(f"{text}[suffix={_quoted(after)}]: /(.|\\n)*/")
+                    self._rule(rule, f"{head} {text}")
             else:
                 self._rule(f"v_{i}_{j}", _choices(value) or self._json_rule(value))
-                self._rule(rule, f"{_quoted(head)} v_{i}_{j} {_quoted(after)}")
+                self._rule(rule, f"{head} v_{i}_{j} {self._marked(after)}")
             rules.append(rule if key in required else f"{rule}?")
         closing = "\n" if form.body == "keys" else '">\n' if form.start.endswith('"') else ">\n"
         return f"{_quoted(name + closing)} {' '.join(rules)}"
