@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -146,7 +146,8 @@ class Follower:
 @dataclass(eq=False)
 class _Part:
     """`text`: these steps. `json`: what `leaf` follows. `until`: any text that ends with `steps`, which it has nowhere else.
-    `any`: any text. `split`: one of `options`. What comes next, and the shortest rest from its beginning as tokens; None: none is known."""
+    `any`: any text. `split`: one of `options`. What comes next, and the shortest rest from its beginning as tokens; None: none
+    is known."""
 
     kind: Literal["text", "json", "until", "any", "split", "end"]
     steps: tuple[int, ...] = ()
