@@ -20,6 +20,7 @@ from cactus_py.errors import ConfigError
 from cactus_py.serving.body import limited
 from cactus_py.serving.guard import Guard, is_loopback
 from cactus_py.serving.keys import Keys, hash_of, new_key, read_hashes
+from cactus_py.serving.log import Log
 from cactus_py.serving.metrics import Metrics
 from cactus_py.serving.run import check
 from cactus_py.serving.wire import EventWriter
@@ -195,7 +196,7 @@ def test_a_refused_request_is_freed_at_once() -> None:
             sent.append(message)
 
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers}
-        await Guard(app, settings, lambda: False, metrics)(scope, receive, send)
+        await Guard(app, settings, lambda: False, metrics, Log())(scope, receive, send)
         return sent
 
     gc.collect()
