@@ -96,11 +96,14 @@ def test_tools_of_a_stream_and_their_results(client: openai.OpenAI) -> None:
     call = final.message.tool_calls[0]
     check_call(call)
     assert call.function.parsed_arguments == json.loads(call.function.arguments)
-    assert call.function.arguments == whole.tool_calls[0].function.arguments  # type: ignore[union-attr]
+    assert call.function.arguments == whole.tool_calls[0].function.arguments
 
-    said = {"role": "assistant", "tool_calls": [{"id": call.id, "type": "function", "function": call.function.model_dump()}]}
-    del said["tool_calls"][0]["function"]["parsed_arguments"]  # type: ignore[index]
-    result = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 21}'}
+    said: Any = {
+        "role": "assistant",
+        "tool_calls": [{"id": call.id, "type": "function", "function": call.function.model_dump()}],
+    }
+    del said["tool_calls"][0]["function"]["parsed_arguments"]
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": '{"degrees": 21}'}
     answer = client.chat.completions.create(messages=[*ASK, said, result], tools=[WEATHER], max_tokens=30, **GREEDY)
     assert answer.usage is not None and answer.usage.prompt_tokens > 60 and answer.choices[0].message.content
 
@@ -123,8 +126,8 @@ def test_forms(client: openai.OpenAI, server: ServerProcess) -> None:
     with client.chat.completions.stream(messages=ASK, response_format=Weather, max_tokens=200, **GREEDY) as stream:
         assert stream.get_final_completion().choices[0].message.parsed == message.parsed
     with pytest.raises(openai.BadRequestError) as wrong:
-        broken = {"name": "a", "schema": {"type": "no such type"}}
-        client.chat.completions.create(messages=ASK, response_format={"type": "json_schema", "json_schema": broken}, **GREEDY)  # type: ignore[arg-type]
+        broken: Any = {"name": "a", "schema": {"type": "no such type"}}
+        client.chat.completions.create(messages=ASK, response_format={"type": "json_schema", "json_schema": broken}, **GREEDY)
     assert wrong.value.param is not None and wrong.value.param.startswith("response_format")
 
 

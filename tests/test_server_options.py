@@ -78,7 +78,7 @@ def test_a_full_queue_and_a_hard_limit_of_memory(smollm2_path: Path, weights_hom
             assert reply.status_code == 429 and int(reply.headers["retry-after"]) >= 1
             error = json.loads(reply.read())["error"]
             assert error["code"] == "overloaded" and error["type"] == "rate_limit_error" and set(error) >= {"message", "param"}
-            assert health(server)["models"][MODEL]["waiting"] >= 12  # and what gave way to others
+            assert health(server)["models"][MODEL]["waiting"] >= 12, "and those that had to give up their pages"
             with pytest.raises(openai.RateLimitError) as refused:
                 client.chat.completions.create(model=MODEL, messages=COUNT, max_tokens=1)
             assert refused.value.code == "overloaded" and int(refused.value.response.headers["retry-after"]) >= 1
