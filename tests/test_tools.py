@@ -664,14 +664,16 @@ def test_required_calls_of_a_model_that_wants_none(tmp_path: Path) -> None:
     )
     with Client(path, threads=1) as client:
         choice: Any
-        for choice in ({"type": "function", "function": {"name": "f"}}, "required"):
-            fields: dict[str, Any] = {"tools": [SHORT], "tool_choice": choice, "temperature": 2, "seed": 5}
-            for answer in client.chat("x", n=3, max_tokens=75, **fields).choices:
+        for choice in (NAMED, "required"):
+            fields: dict[str, Any] = {"tools": [tool("math.add"), tool("look", PLAIN)], "tool_choice": choice}
+            fields |= {"temperature": 2, "seed": 5}
+            for answer in client.chat("x", n=3, max_tokens=90, **fields).choices:
                 assert answer.finish_reason == "tool_calls" and answer.message.content is None
                 assert answer.message.tool_calls
                 for call in answer.message.tool_calls:
-                    Draft202012Validator(SHORT["function"]["parameters"]).validate(json.loads(call.function.arguments))
-                    assert call.function.name == "f"
+                    schema = PLAIN if call.function.name == "look" else TOOLS["math.add"]
+                    Draft202012Validator(schema).validate(json.loads(call.function.arguments))
+                    assert choice == "required" or call.function.name == "math.add"
             assert client.chat("x", max_tokens=10, **fields).choices[0].finish_reason == "length"
 
 
