@@ -532,6 +532,14 @@ static void plan_drafts(cactus_engine *e)
 
 static size_t missing(const cactus_request *r) { return r->n_tokens - r->n_computed; }
 
+/* All keys are made again when the sequence has become longer than the original context, or no longer is. */
+static void turn_keys(cactus_engine *e, cactus_request *r)
+{
+    if (ct_beyond_context(e, r->n_tokens) == r->beyond_context) return;
+    give_pages(e, r);
+    r->beyond_context = !r->beyond_context;
+}
+
 /* Next tokens, then prompts that are short enough, oldest first. */
 static void plan_quick(cactus_engine *e)
 {
@@ -539,10 +547,7 @@ static void plan_quick(cactus_engine *e)
     for (int32_t i = 0; i < e->n_running; i++) {
         cactus_request *r = e->running[i];
         if (r->lane != NULL) continue;
-        if (ct_beyond_context(e, r->n_tokens) != r->beyond_context) { /* all keys turn otherwise now: they are made again */
-            give_pages(e, r);
-            r->beyond_context = !r->beyond_context;
-        }
+        turn_keys(e, r);
         r->n_draft = 0;
         r->chunk = 0;
         if (missing(r) > 1) adopt_prefix(e, r);
@@ -571,6 +576,7 @@ static void plan_prompts(cactus_engine *e)
     for (int32_t i = 0; i < e->n_running; i++) e->running[i]->chunk = e->running[i]->n_draft = 0;
     for (int32_t i = 0; i < e->n_running && n < MOST_PROMPTS_PER_CHUNK; i++) {
         cactus_request *r = e->running[i];
+        turn_keys(e, r); /* the quick lane may have shifted it */
         if (missing(r) <= 1) continue;
         adopt_prefix(e, r); /* the quick lane may just have read it for another one */
         r->chunk = missing(r) > 1 && !twin_ahead(e, r) ? up_to_boundary(e, r, missing(r)) : 0; /* for the next one's twin_ahead */
