@@ -14,10 +14,8 @@
  *
  * A model with recurrent layers has one page more per sequence, its state. A state cannot be taken back, so such models do not
  * speculate; a prefix is of use to them where a copy of the state after it was kept. */
-#include <errno.h>
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/engine.h"
 
@@ -635,22 +633,13 @@ void ct_engine_wake(cactus_engine *e)
 /* Sleeps until something comes, or the first deadline passes. Called with the mutex held. */
 static void sleep_until_called(cactus_engine *e)
 {
-    double first = INFINITY, now = ct_now_ms();
+    double first = INFINITY;
     for (int32_t i = 0; i < e->n_running; i++)
         if (e->running[i]->deadline_ms > 0.0) first = fmin(first, e->running[i]->deadline_ms);
     for (cactus_request *r = e->waiting; r != NULL; r = r->next)
         if (r->deadline_ms > 0.0) first = fmin(first, r->deadline_ms);
-    if (isinf(first)) {
-        pthread_cond_wait(&e->wake, &e->mutex);
-        return;
-    }
-    double wait_ms = fmin(fmax(first - now, 0.0) + 1.0, 3600e3);
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    long ns = until.tv_nsec + (long)(fmod(wait_ms, 1e3) * 1e6);
-    until.tv_sec += (time_t)(wait_ms / 1e3) + ns / 1000000000L;
-    until.tv_nsec = ns % 1000000000L;
-    (void)pthread_cond_timedwait(&e->wake, &e->mutex, &until);
+    if (isinf(first)) pthread_cond_wait(&e->wake, &e->mutex);
+    else (void)ct_cond_wait_until(&e->wake, &e->mutex, first);
 }
 
 static void close_requests(cactus_engine *e)
