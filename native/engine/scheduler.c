@@ -193,7 +193,7 @@ static bool provide_pages(cactus_engine *e, int32_t i)
     cactus_request *r = e->running[i];
     while (!take_pages(e, r, r->n_computed + r->chunk)) {
         int32_t victim = youngest(e, i);
-        if (victim < 0) {
+        if (victim < 0 || e->n_running == 1) { /* alone: the pages are being saved and come back */
             r->chunk = 0;
             return false;
         }
@@ -658,6 +658,14 @@ static void close_requests(cactus_engine *e)
     }
 }
 
+/* The first work that may begin, or the place behind the last one. */
+static ct_work **next_work(cactus_engine *e)
+{
+    ct_work **at = &e->work;
+    while (*at != NULL && (*at)->n_pages > 0 && (e->owes_token || (*at)->n_pages + e->n_held > e->kv.n_pages)) at = &(*at)->next;
+    return at;
+}
+
 void *ct_scheduler_main(void *arg)
 {
     cactus_engine *e = arg;
@@ -670,21 +678,23 @@ void *ct_scheduler_main(void *arg)
         }
         if (e->stop) break;
         atomic_store(&e->attention, false);
-        bool work_waits = e->work != NULL && !e->owes_token;
-        ct_work *work = work_waits && !e->prompts.busy ? e->work : NULL;
+        ct_work **place = next_work(e), *work = *place;
+        bool work_waits = work != NULL && work->n_pages > 0 && e->prompts.busy;
+        if (work_waits) work = NULL;
         if (work != NULL) {
-            e->work = work->next;
-            if (e->work == NULL) e->work_end = &e->work;
+            *place = work->next;
+            if (work->next == NULL) e->work_end = place;
         }
         pthread_mutex_unlock(&e->mutex);
         if (work != NULL) work->run(e, work);
-        did = turn(e, work_waits && work == NULL) || work != NULL;
+        did = turn(e, work_waits) || work != NULL;
         pthread_mutex_lock(&e->mutex);
         if (work != NULL) {
             work->done = true;
             pthread_cond_broadcast(&e->work_done);
         }
-        did = did || e->work != NULL;
+        if (!did) e->owes_token = false; /* what gave way has been read again and waits for its mask, or for pages being saved */
+        did = did || *next_work(e) != NULL;
     }
     for (ct_work *work = e->work; work != NULL; work = work->next) {
         ct_fail(&work->error, CACTUS_ERROR_CANCELLED, "the engine was closed");
