@@ -66,6 +66,17 @@ def test_a_shifted_context_is_read_again(zoo: Path, name: str) -> None:
                 window = prompt[:keep] + window[-((n_context - keep) // 2) :]
 
 
+def test_a_shift_back_into_the_original_context(zoo: Path) -> None:
+    """Keys turn by other factors there: what is read again is read with those, in whatever chunks."""
+    name = "phi3-longrope"  # whose original context is 32
+    prompt = longest_tokens(zoo, name)[:24]
+    found: list[list[Token]] = []
+    for batch in (1, 512):
+        with opened(model_file(zoo, name), context=48, batch=batch) as model:
+            found.append(list(model.generate(prompt, max_tokens=70, sampling=GREEDY, context_policy="shift", keep=5)))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("name", RECURRENT)
 def test_scores_between_steps_leave_states_alone(zoo: Path, name: str) -> None:
     """`logits` of another text has a state of its own."""

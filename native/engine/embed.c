@@ -51,8 +51,7 @@ static void add_rows(double *sums, const float *rows, size_t n_rows, size_t d)
 
 static bool make_room(cactus_engine *e, const embed_work *w, embed_room *room)
 {
-    size_t rows = ct_min_size(w->n_ids, e->n_batch), d = e->model->config.d_model, n_pages = 0;
-    for (size_t i = 0; i < w->n; i++) n_pages += pages_for(w->lengths[i]);
+    size_t rows = ct_min_size(w->n_ids, e->n_batch), d = e->model->config.d_model, n_pages = w->work.n_pages;
     room->pages = ct_alloc(n_pages, sizeof *room->pages);
     room->runs = ct_alloc(w->n, sizeof *room->runs);
     room->outputs = ct_alloc(rows, sizeof *room->outputs);
@@ -167,18 +166,19 @@ cactus_status cactus_engine_embed(cactus_engine *e, const int32_t *ids, const si
     cactus_status status = check_embed(e, ids, lengths, n_sequences, params, err);
     size_t d = e->model->config.d_model;
     cactus_pooling pooling = params->pooling != CACTUS_POOLING_AUTO ? (cactus_pooling)params->pooling : e->model->config.pooling;
+    ct_engine_enter(e);
     while (status == CACTUS_OK && n_sequences > 0) {
         embed_work w = {.work.run = run_embed, .ids = ids, .lengths = lengths, .pooling = pooling, .normalise = params->normalise != 0, .out = out};
-        size_t n_pages = 0;
         do {
-            n_pages += pages_for(lengths[w.n]);
+            w.work.n_pages += pages_for(lengths[w.n]);
             w.n_ids += lengths[w.n++];
-        } while (w.n < n_sequences && e->states.n_pages == 0 && w.n_ids + lengths[w.n] <= e->n_batch && n_pages + pages_for(lengths[w.n]) <= e->kv.n_pages);
+        } while (w.n < n_sequences && e->states.n_pages == 0 && w.n_ids + lengths[w.n] <= e->n_batch && w.work.n_pages + pages_for(lengths[w.n]) <= e->kv.n_pages);
         status = ct_work_submit(e, &w.work, err);
         ids += w.n_ids;
         lengths += w.n;
         out += w.n * d;
         n_sequences -= w.n;
     }
+    ct_engine_leave(e);
     return status;
 }

@@ -153,7 +153,7 @@ cactus_status cactus_engine_create(const cactus_model *model, const cactus_engin
     e->waiting_end = &e->waiting;
     e->work_end = &e->work;
     pthread_mutex_init(&e->mutex, NULL);
-    pthread_cond_init(&e->wake, NULL);
+    ct_cond_init(&e->wake);
     pthread_cond_init(&e->work_done, NULL);
     status = build(e, params, err);
     if (status == CACTUS_OK && pthread_create(&e->thread, NULL, ct_scheduler_main, e) != 0)
@@ -299,7 +299,7 @@ cactus_status cactus_request_submit(cactus_engine *e, const cactus_request_param
     pthread_mutex_init(&r->calling, &recursive);
     pthread_mutexattr_destroy(&recursive);
     pthread_mutex_init(&r->mutex, NULL);
-    pthread_cond_init(&r->ready, NULL);
+    ct_cond_init(&r->ready);
     status = init_request(e, r, params, err);
     if (status != CACTUS_OK) {
         ct_request_unref(r);

@@ -19,6 +19,7 @@ _Static_assert((int)CT_QUICK_BATCH >= (int)CT_MAX_RUNNING, "each running request
 /* Work for the scheduler's thread between two steps. */
 typedef struct ct_work {
     void (*run)(cactus_engine *engine, struct ct_work *work);
+    size_t n_pages;       /* it takes at most so many for itself and computes; 0: neither, so that it need not wait for others */
     cactus_error error; /* code 0: it succeeded */
     bool done;
     struct ct_work *next;
@@ -70,7 +71,8 @@ struct cactus_engine {
     ct_choice choices[CT_MAX_RUNNING];
     bool chosen[CT_MAX_RUNNING];
     cactus_request *choosers[CT_MAX_RUNNING];
-    bool owes_token;        /* work made a request give way: none runs before some request got a token or ended */
+    bool owes_token;        /* work made a request give way: no other does before some request got a token, ended, or can do nothing */
+    size_t n_held;          /* pages that savers of prefixes hold; more than once those that several do */
     uint32_t *all_rows;     /* [n_batch] 0, 1, 2, … */
     int32_t *end_ids;       /* [n_end] */
     size_t n_end;
@@ -98,5 +100,9 @@ cactus_status ct_check_generates(const cactus_engine *engine, cactus_error *err)
 
 /* work.c: waits until the scheduler has done it. Errors: those of the work; CANCELLED when the engine is closed. */
 cactus_status ct_work_submit(cactus_engine *engine, ct_work *work, cactus_error *err);
+
+/* Around a call that submits work more than once: the engine is not freed before it is left. */
+void ct_engine_enter(cactus_engine *engine);
+void ct_engine_leave(cactus_engine *engine);
 
 #endif

@@ -111,6 +111,7 @@ static void hold_pages(cactus_engine *e, ct_work *work)
     const ct_prefix_index *p = &e->prefixes;
     if (w->release) {
         for (size_t i = 0; i < w->n; i++) ct_kv_give(&e->kv, ct_kv_page(&e->kv, w->pages[i]));
+        e->n_held -= w->n;
         return;
     }
     size_t n = 0, n_touched = e->kv.n_touched, n_states = 0;
@@ -141,6 +142,7 @@ static void hold_pages(cactus_engine *e, ct_work *work)
         ct_kv_share(&e->kv, ct_kv_page(&e->kv, page));
     }
     w->n = n;
+    e->n_held += n;
     ct_free(found);
     ct_free(number);
 }
@@ -178,6 +180,7 @@ cactus_status cactus_engine_save_prefixes(cactus_engine *e, const char *path, co
     save_work w = {.work.run = hold_pages};
     cactus_status status = check_key(e, path, key, n_key, err);
     if (status != CACTUS_OK) return status;
+    ct_engine_enter(e);
     status = ct_work_submit(e, &w.work, err);
     if (status == CACTUS_OK) {
         fill_header(e, key, n_key, w.n, &header);
@@ -185,6 +188,7 @@ cactus_status cactus_engine_save_prefixes(cactus_engine *e, const char *path, co
         save_work back = {.work.run = hold_pages, .release = true, .pages = w.pages, .n = w.n};
         (void)ct_work_submit(e, &back.work, NULL); /* fails only when the engine is closed, and then they are free anyway */
     }
+    ct_engine_leave(e);
     if (status == CACTUS_OK && n_tokens != NULL) *n_tokens = (uint64_t)w.n * CT_PAGE_TOKENS;
     ct_free(w.pages);
     ct_free(w.records);
@@ -290,7 +294,9 @@ cactus_status cactus_engine_load_prefixes(cactus_engine *e, const char *path, co
     if (status != CACTUS_OK) return status;
     if (!e->shares) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "this engine keeps no prefixes");
     if ((status = ct_file_map(path, &file, err)) != CACTUS_OK) return status;
+    ct_engine_enter(e);
     status = read_file(e, &file, key, n_key, n_tokens, err);
+    ct_engine_leave(e);
     ct_file_unmap(&file);
     return status;
 }

@@ -2,6 +2,7 @@
 #include "engine/engine.h"
 
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -10,6 +11,32 @@ double ct_now_ms(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+void ct_cond_init(pthread_cond_t *cond)
+{
+#ifdef __APPLE__
+    pthread_cond_init(cond, NULL);
+#else
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &monotonic);
+    pthread_condattr_destroy(&monotonic);
+#endif
+}
+
+bool ct_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, double until_ms)
+{
+#ifdef __APPLE__
+    until_ms = fmax(until_ms - ct_now_ms(), 0.0);
+#endif
+    struct timespec t = {.tv_sec = (time_t)(until_ms / 1e3), .tv_nsec = (long)(fmod(until_ms, 1e3) * 1e6)};
+#ifdef __APPLE__
+    return pthread_cond_timedwait_relative_np(cond, mutex, &t) != ETIMEDOUT;
+#else
+    return pthread_cond_timedwait(cond, mutex, &t) != ETIMEDOUT;
+#endif
 }
 
 /* Room for `more` elements behind n; keeps the old memory when there is none. */
@@ -139,18 +166,12 @@ static cactus_status show_event(cactus_request *r, cactus_token *token, cactus_e
 /* Waits until there is an event, or (only_end) the last one. False after timeout_ms (< 0: no limit). Called with the mutex held. */
 static bool wait_for_events(cactus_request *r, int32_t timeout_ms, bool only_end)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    if (timeout_ms > 0) {
-        until.tv_sec += timeout_ms / 1000;
-        until.tv_nsec += (long)(timeout_ms % 1000) * 1000000L;
-        if (until.tv_nsec >= 1000000000L) until.tv_sec++, until.tv_nsec -= 1000000000L;
-    }
+    double until_ms = timeout_ms > 0 ? ct_now_ms() + timeout_ms : 0.0;
     for (;;) {
         if (r->ended || (!only_end && r->next_event < r->n_events)) return true;
         if (timeout_ms == 0) return false;
         if (timeout_ms < 0) pthread_cond_wait(&r->ready, &r->mutex);
-        else if (pthread_cond_timedwait(&r->ready, &r->mutex, &until) == ETIMEDOUT) timeout_ms = 0;
+        else if (!ct_cond_wait_until(&r->ready, &r->mutex, until_ms)) timeout_ms = 0;
     }
 }
 

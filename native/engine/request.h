@@ -85,6 +85,10 @@ struct cactus_request {
 
 double ct_now_ms(void);
 
+/* Conditions for waits that end by ct_now_ms, which nobody sets: a changed wall clock neither ends them nor makes them longer. */
+void ct_cond_init(pthread_cond_t *cond);
+bool ct_cond_wait_until(pthread_cond_t *cond, pthread_mutex_t *mutex, double until_ms); /* false: it is later than that */
+
 /* Hands an event to the callback or the queue; choice may be NULL (no token). False when memory is short: the request then fails. */
 bool ct_request_emit(cactus_request *request, const ct_choice *choice, cactus_finish finish, const char *text, size_t n_text);
 

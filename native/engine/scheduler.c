@@ -14,10 +14,8 @@
  *
  * A model with recurrent layers has one page more per sequence, its state. A state cannot be taken back, so such models do not
  * speculate; a prefix is of use to them where a copy of the state after it was kept. */
-#include <errno.h>
 #include <math.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine/engine.h"
 
@@ -195,7 +193,7 @@ static bool provide_pages(cactus_engine *e, int32_t i)
     cactus_request *r = e->running[i];
     while (!take_pages(e, r, r->n_computed + r->chunk)) {
         int32_t victim = youngest(e, i);
-        if (victim < 0) {
+        if (victim < 0 || e->n_running == 1) { /* alone: the pages are being saved and come back */
             r->chunk = 0;
             return false;
         }
@@ -532,6 +530,14 @@ static void plan_drafts(cactus_engine *e)
 
 static size_t missing(const cactus_request *r) { return r->n_tokens - r->n_computed; }
 
+/* All keys are made again when the sequence has become longer than the original context, or no longer is. */
+static void turn_keys(cactus_engine *e, cactus_request *r)
+{
+    if (ct_beyond_context(e, r->n_tokens) == r->beyond_context) return;
+    give_pages(e, r);
+    r->beyond_context = !r->beyond_context;
+}
+
 /* Next tokens, then prompts that are short enough, oldest first. */
 static void plan_quick(cactus_engine *e)
 {
@@ -539,10 +545,7 @@ static void plan_quick(cactus_engine *e)
     for (int32_t i = 0; i < e->n_running; i++) {
         cactus_request *r = e->running[i];
         if (r->lane != NULL) continue;
-        if (ct_beyond_context(e, r->n_tokens) != r->beyond_context) { /* all keys turn otherwise now: they are made again */
-            give_pages(e, r);
-            r->beyond_context = !r->beyond_context;
-        }
+        turn_keys(e, r);
         r->n_draft = 0;
         r->chunk = 0;
         if (missing(r) > 1) adopt_prefix(e, r);
@@ -571,6 +574,7 @@ static void plan_prompts(cactus_engine *e)
     for (int32_t i = 0; i < e->n_running; i++) e->running[i]->chunk = e->running[i]->n_draft = 0;
     for (int32_t i = 0; i < e->n_running && n < MOST_PROMPTS_PER_CHUNK; i++) {
         cactus_request *r = e->running[i];
+        turn_keys(e, r); /* the quick lane may have shifted it */
         if (missing(r) <= 1) continue;
         adopt_prefix(e, r); /* the quick lane may just have read it for another one */
         r->chunk = missing(r) > 1 && !twin_ahead(e, r) ? up_to_boundary(e, r, missing(r)) : 0; /* for the next one's twin_ahead */
@@ -629,22 +633,13 @@ void ct_engine_wake(cactus_engine *e)
 /* Sleeps until something comes, or the first deadline passes. Called with the mutex held. */
 static void sleep_until_called(cactus_engine *e)
 {
-    double first = INFINITY, now = ct_now_ms();
+    double first = INFINITY;
     for (int32_t i = 0; i < e->n_running; i++)
         if (e->running[i]->deadline_ms > 0.0) first = fmin(first, e->running[i]->deadline_ms);
     for (cactus_request *r = e->waiting; r != NULL; r = r->next)
         if (r->deadline_ms > 0.0) first = fmin(first, r->deadline_ms);
-    if (isinf(first)) {
-        pthread_cond_wait(&e->wake, &e->mutex);
-        return;
-    }
-    double wait_ms = fmin(fmax(first - now, 0.0) + 1.0, 3600e3);
-    struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    long ns = until.tv_nsec + (long)(fmod(wait_ms, 1e3) * 1e6);
-    until.tv_sec += (time_t)(wait_ms / 1e3) + ns / 1000000000L;
-    until.tv_nsec = ns % 1000000000L;
-    (void)pthread_cond_timedwait(&e->wake, &e->mutex, &until);
+    if (isinf(first)) pthread_cond_wait(&e->wake, &e->mutex);
+    else (void)ct_cond_wait_until(&e->wake, &e->mutex, first);
 }
 
 static void close_requests(cactus_engine *e)
@@ -663,6 +658,14 @@ static void close_requests(cactus_engine *e)
     }
 }
 
+/* The first work that may begin, or the place behind the last one. */
+static ct_work **next_work(cactus_engine *e)
+{
+    ct_work **at = &e->work;
+    while (*at != NULL && (*at)->n_pages > 0 && (e->owes_token || (*at)->n_pages + e->n_held > e->kv.n_pages)) at = &(*at)->next;
+    return at;
+}
+
 void *ct_scheduler_main(void *arg)
 {
     cactus_engine *e = arg;
@@ -675,21 +678,23 @@ void *ct_scheduler_main(void *arg)
         }
         if (e->stop) break;
         atomic_store(&e->attention, false);
-        bool work_waits = e->work != NULL && !e->owes_token;
-        ct_work *work = work_waits && !e->prompts.busy ? e->work : NULL;
+        ct_work **place = next_work(e), *work = *place;
+        bool work_waits = work != NULL && work->n_pages > 0 && e->prompts.busy;
+        if (work_waits) work = NULL;
         if (work != NULL) {
-            e->work = work->next;
-            if (e->work == NULL) e->work_end = &e->work;
+            *place = work->next;
+            if (work->next == NULL) e->work_end = place;
         }
         pthread_mutex_unlock(&e->mutex);
         if (work != NULL) work->run(e, work);
-        did = turn(e, work_waits && work == NULL) || work != NULL;
+        did = turn(e, work_waits) || work != NULL;
         pthread_mutex_lock(&e->mutex);
         if (work != NULL) {
             work->done = true;
             pthread_cond_broadcast(&e->work_done);
         }
-        did = did || e->work != NULL;
+        if (!did) e->owes_token = false; /* what gave way has been read again and waits for its mask, or for pages being saved */
+        did = did || *next_work(e) != NULL;
     }
     for (ct_work *work = e->work; work != NULL; work = work->next) {
         ct_fail(&work->error, CACTUS_ERROR_CANCELLED, "the engine was closed");

@@ -26,6 +26,21 @@ cactus_status ct_work_submit(cactus_engine *e, ct_work *work, cactus_error *err)
     return work->error.code == 0 ? CACTUS_OK : ct_fail(err, (cactus_status)work->error.code, "%s", work->error.message);
 }
 
+void ct_engine_enter(cactus_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->n_callers++;
+    pthread_mutex_unlock(&e->mutex);
+}
+
+void ct_engine_leave(cactus_engine *e)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->n_callers--;
+    pthread_cond_broadcast(&e->work_done);
+    pthread_mutex_unlock(&e->mutex);
+}
+
 typedef struct score_work {
     ct_work work;
     const int32_t *ids;
@@ -49,7 +64,7 @@ static void run_scores(cactus_engine *e, ct_work *work)
 {
     score_work *w = (score_work *)work;
     ct_decoder *decoder = e->prompts.decoder;
-    size_t n_vocab = e->model->config.n_vocab, n_pages = (w->n_ids + CT_PAGE_TOKENS - 1) / CT_PAGE_TOKENS, n_taken = 0;
+    size_t n_vocab = e->model->config.n_vocab, n_pages = work->n_pages, n_taken = 0;
     size_t chunk = w->chunk;
     float *rows = NULL;
     uint8_t *state = e->states.n_pages > 0 ? ct_kv_take(&e->states) : NULL; /* one is kept for this */
@@ -61,7 +76,7 @@ static void run_scores(cactus_engine *e, ct_work *work)
     bool ok = pages != NULL && (w->logits != NULL || rows != NULL);
     while (ok && n_taken < n_pages) {
         pages[n_taken] = ct_take_page_for_work(e);
-        ok = pages[n_taken] != NULL; /* n_pages fit an empty pool */
+        ok = pages[n_taken] != NULL; /* n_pages fit a pool of which others hold none */
         n_taken += ok;
     }
     if (!ok) ct_fail(&w->work.error, CACTUS_ERROR_MEMORY, "no memory to score %zu tokens", w->n_ids);
@@ -92,6 +107,7 @@ static cactus_status submit_scores(cactus_engine *e, score_work *w, cactus_error
         if (w->ids[i] < 0 || w->ids[i] >= n_vocab)
             return ct_fail(err, CACTUS_ERROR_ARGUMENT, "token %d at position %zu is not in the vocabulary of %d", w->ids[i], i, n_vocab);
     if (w->chunk == 0 || w->chunk > e->n_batch) w->chunk = e->n_batch;
+    w->work.n_pages = (w->n_ids + CT_PAGE_TOKENS - 1) / CT_PAGE_TOKENS;
     return ct_work_submit(e, &w->work, err);
 }
 

@@ -1,9 +1,12 @@
 /* test_scheduler.c: what requests have of one another: prefixes in memory and on disk, masks, deadlines, the bound of the queue, long
  * prompts beside short ones. Runs under the sanitizers and under emulation. */
+#include <stdatomic.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "engine/engine.h"
 #include "tests/engine_fixture.h"
 
 enum { LONG = 240, N_TWINS = 8 };
@@ -407,6 +410,341 @@ TEST(prefixes_on_disk)
     free(data);
     unlink(path);
     unlink(damaged);
+    rmdir(folder);
+}
+
+/* ---- work between the steps ---- */
+
+static void check_logprobs(cactus_engine *engine, const int32_t *ids, size_t n, const float *want)
+{
+    float got[LONG];
+    cactus_error err = {0};
+    if (!CHECK_MSG(cactus_engine_logprobs(engine, ids, n, got, &err) == CACTUS_OK, "%s", err.message)) return;
+    for (size_t i = 0; i + 1 < n; i++)
+        if (!CHECK_FLOAT(got[i], want[i])) return;
+}
+
+/* Work takes the pages of a request that then waits for a mask: more work need not wait for the consumer. */
+TEST(work_beside_a_mask_that_does_not_come)
+{
+    float want[LONG];
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    make_prompt(12);
+    CHECK_INT(cactus_engine_logprobs(engine, prompt, 150, want, NULL), CACTUS_OK);
+    uint64_t page_bytes = info_of(engine).kv_page_bytes;
+    cactus_engine_free(engine);
+
+    engine = make_engine(2, 160, 5 * page_bytes, 64);
+    cactus_request_params p = params_for(prompt, 100, 3);
+    cactus_token token;
+    p.constrained = 1;
+    cactus_request *r = submit(engine, &p);
+    for (int i = 0; i < 4; i++) {
+        CHECK_INT(cactus_request_next(r, 20, &token, NULL), CACTUS_ERROR_TIMEOUT);
+        check_logprobs(engine, prompt, 150, want);
+    }
+    CHECK_UINT(info_of(engine).n_preempted, 4);
+    for (int i = 0; i < 3; i++) {
+        CHECK_INT(cactus_request_set_mask(r, NULL, 0, NULL), CACTUS_OK);
+        CHECK_INT(cactus_request_next(r, 60000, &token, NULL), CACTUS_OK);
+        check_logprobs(engine, prompt, 150, want);
+    }
+    CHECK_INT(token.finish, CACTUS_FINISH_LENGTH);
+    cactus_request_free(r);
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+/* What a saver of prefixes does while it writes. */
+typedef struct holding {
+    ct_work work;
+    bool release;
+    size_t n;
+    uint32_t pages[16];
+} holding;
+
+static void hold_all(cactus_engine *e, ct_work *work)
+{
+    holding *h = (holding *)work;
+    for (uint32_t page = 0; !h->release && page < e->kv.n_touched; page++)
+        if (e->kv.kept[page]) ct_kv_share(&e->kv, ct_kv_page(&e->kv, h->pages[h->n++] = page));
+    for (size_t i = 0; h->release && i < h->n; i++) ct_kv_give(&e->kv, ct_kv_page(&e->kv, h->pages[i]));
+    if (h->release) e->n_held -= h->n;
+    else e->n_held += h->n;
+}
+
+typedef struct scorer {
+    cactus_engine *engine;
+    const float *want;
+    atomic_bool done;
+} scorer;
+
+static void *score(void *arg)
+{
+    scorer *s = arg;
+    check_logprobs(s->engine, prompt, 150, s->want);
+    atomic_store(&s->done, true);
+    return NULL;
+}
+
+/* Pages that are being saved are not to be had: who needs them sleeps until they are, and nothing fails. */
+TEST(pages_that_are_being_saved)
+{
+    static output alone, out;
+    float want[LONG];
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    uint64_t page_bytes = info_of(engine).kv_page_bytes;
+    make_prompt(13);
+    CHECK_INT(cactus_engine_logprobs(engine, prompt, 150, want, NULL), CACTUS_OK);
+    generate(engine, prompt + 50, 120, 20, &alone);
+    cactus_engine_free(engine);
+
+    engine = make_engine(2, 160, 5 * page_bytes, 64);
+    generate(engine, prompt, 100, 2, &out);
+    holding hold = {.work.run = hold_all};
+    CHECK_INT(ct_work_submit(engine, &hold.work, NULL), CACTUS_OK);
+    CHECK_UINT(hold.n, 3);
+    scorer s = {.engine = engine, .want = want};
+    pthread_t thread;
+    CHECK_INT(pthread_create(&thread, NULL, score, &s), 0);
+    cactus_request_params p = params_for(prompt + 50, 120, 20);
+    cactus_request *r = submit(engine, &p);
+    CHECK_INT(cactus_request_wait(r, 60, NULL), CACTUS_ERROR_TIMEOUT);
+    CHECK(!atomic_load(&s.done));
+    CHECK_UINT(info_of(engine).n_preempted, 0);
+    CHECK_UINT(info_of(engine).n_kv_pages_used, 5);
+    p.timeout_ms = 20; /* the queue is looked at all the same */
+    cactus_request *late = submit(engine, &p);
+    collect(late, &out);
+    CHECK_INT(out.finish, CACTUS_FINISH_TIMEOUT);
+    cactus_request_free(late);
+    holding back = hold;
+    back.release = true;
+    back.work = (ct_work){.run = hold_all};
+    CHECK_INT(ct_work_submit(engine, &back.work, NULL), CACTUS_OK);
+    collect(r, &out);
+    check_same(&alone, &out);
+    pthread_join(thread, NULL);
+    cactus_request_free(r);
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_free(engine);
+}
+
+enum { N_TEXTS = 3000, TEXT_TOKENS = 40 };
+
+typedef struct embedder {
+    cactus_engine *engine;
+    const char *path;
+    cactus_status status;
+    atomic_bool done;
+} embedder;
+
+static void *embed_many(void *arg)
+{
+    embedder *m = arg;
+    static int32_t ids[N_TEXTS * TEXT_TOKENS];
+    static size_t lengths[N_TEXTS];
+    static float out[N_TEXTS * 256];
+    for (size_t i = 0; i < N_TEXTS; i++) {
+        lengths[i] = TEXT_TOKENS;
+        memcpy(ids + i * TEXT_TOKENS, prompt + i % (LONG - TEXT_TOKENS), TEXT_TOKENS * sizeof *ids);
+    }
+    cactus_embed_params p = {.struct_size = sizeof p};
+    m->status = cactus_engine_embed(m->engine, ids, lengths, N_TEXTS, &p, out, NULL);
+    atomic_store(&m->done, true);
+    return NULL;
+}
+
+static void *save_once(void *arg)
+{
+    embedder *m = arg;
+    m->status = cactus_engine_save_prefixes(m->engine, m->path, (const uint8_t *)"k", 1, NULL, NULL);
+    atomic_store(&m->done, true);
+    return NULL;
+}
+
+/* Calls that take several turns of the scheduler end as cancelled, or are done; what they read is not freed under them. */
+TEST(closed_under_long_calls)
+{
+    static output out;
+    char folder[] = "/tmp/cactus-test-XXXXXX", path[64];
+    if (!CHECK(mkdtemp(folder) != NULL)) return;
+    snprintf(path, sizeof path, "%s/a", folder);
+    make_prompt(14);
+    CHECK(the_model()->config.d_model <= 256);
+    for (int round = 0; round < 8; round++) {
+        cactus_engine *engine = make_engine(2, 0, 0, 64);
+        embedder m = {.engine = engine}, saver = {.engine = engine, .path = path};
+        pthread_t embedding, saving;
+        generate(engine, prompt, LONG, 2, &out);
+        CHECK_INT(pthread_create(&embedding, NULL, embed_many, &m), 0);
+        CHECK_INT(pthread_create(&saving, NULL, save_once, &saver), 0);
+        for (bool inside = false; !inside;) { /* who is not in a call yet must find an engine */
+            nanosleep(&(struct timespec){0, 200000}, NULL);
+            pthread_mutex_lock(&engine->mutex);
+            inside = engine->n_callers >= 2 || (engine->n_callers > 0 && atomic_load(&saver.done));
+            pthread_mutex_unlock(&engine->mutex);
+            inside = inside || (atomic_load(&m.done) && atomic_load(&saver.done));
+        }
+        nanosleep(&(struct timespec){0, round * 300000}, NULL);
+        cactus_engine_free(engine);
+        pthread_join(embedding, NULL);
+        pthread_join(saving, NULL);
+        CHECK(m.status == CACTUS_ERROR_CANCELLED || m.status == CACTUS_OK);
+        CHECK(saver.status == CACTUS_ERROR_CANCELLED || saver.status == CACTUS_OK);
+    }
+    unlink(path);
+    rmdir(folder);
+}
+
+/* ---- everything at once ---- */
+
+enum { N_PROMPTS = 12, N_LIVE = 20, N_ANSWER = 24, N_STEPS = 1200 };
+
+typedef struct live {
+    cactus_request *r; /* NULL: free */
+    size_t prompt, n;  /* tokens seen */
+    int32_t max_tokens, finish;
+    bool constrained, may_end_early;
+} live;
+
+static int32_t stress_prompts[N_PROMPTS][LONG];
+static size_t stress_sizes[N_PROMPTS];
+static output stress_alone[N_PROMPTS];
+static float stress_logprobs[N_PROMPTS][LONG];
+
+/* Prompts that begin alike up to some token, and what each gives alone. */
+static void make_stress(test_rng *rng)
+{
+    cactus_engine *engine = make_engine(2, 0, 0, 0);
+    make_prompt(15);
+    for (size_t i = 0; i < N_PROMPTS; i++) {
+        size_t n = stress_sizes[i] = 1 + test_below(rng, i % 3 == 0 ? 40 : 190), common = test_below(rng, n + 1);
+        for (size_t t = 0; t < n; t++) stress_prompts[i][t] = t < common ? prompt[t] : (int32_t)(3 + test_below(rng, 500));
+        cactus_request_params p = params_for(stress_prompts[i], n, N_ANSWER);
+        p.no_prefixes = 1;
+        cactus_request *r = submit(engine, &p);
+        collect(r, &stress_alone[i]);
+        cactus_request_free(r);
+        CHECK_UINT(stress_alone[i].n, N_ANSWER);
+        CHECK_INT(cactus_engine_logprobs(engine, stress_prompts[i], n, stress_logprobs[i], NULL), CACTUS_OK);
+    }
+    cactus_engine_free(engine);
+}
+
+static void begin_live(cactus_engine *engine, test_rng *rng, live *l)
+{
+    *l = (live){.prompt = test_below(rng, N_PROMPTS), .max_tokens = (int32_t)(1 + test_below(rng, N_ANSWER))};
+    cactus_request_params p = params_for(stress_prompts[l->prompt], stress_sizes[l->prompt], l->max_tokens);
+    p.constrained = l->constrained = test_below(rng, 3) == 0;
+    p.speculation = test_below(rng, 2) == 0 ? 8 : 0;
+    p.no_prefixes = test_below(rng, 6) == 0;
+    if (test_below(rng, 8) == 0) p.timeout_ms = (int32_t)(1 + test_below(rng, 12));
+    l->may_end_early = p.timeout_ms > 0;
+    cactus_error err = {0};
+    cactus_status status = cactus_request_submit(engine, &p, &l->r, &err);
+    CHECK_MSG(status == CACTUS_OK || status == CACTUS_ERROR_BUSY, "%s", err.message);
+    if (l->constrained && l->r != NULL) CHECK_INT(cactus_request_set_mask(l->r, NULL, 0, NULL), CACTUS_OK);
+}
+
+/* Takes an event, if there is one within timeout_ms, and checks it. */
+static void follow_live(live *l, int32_t timeout_ms)
+{
+    cactus_token token;
+    cactus_error err = {0};
+    const output *want = &stress_alone[l->prompt];
+    cactus_status status = cactus_request_next(l->r, timeout_ms, &token, &err);
+    if (status == CACTUS_ERROR_TIMEOUT) {
+        CHECK_MSG(timeout_ms < 1000, "nothing came for prompt %zu", l->prompt);
+        return;
+    }
+    if (status != CACTUS_OK) {
+        CHECK_MSG(status == CACTUS_ERROR_FINISHED, "%s", err.message);
+        CHECK(l->finish == CACTUS_FINISH_LENGTH ? l->n == (size_t)l->max_tokens : l->finish != 0 && l->may_end_early);
+        cactus_request_free(l->r);
+        l->r = NULL;
+        return;
+    }
+    if (token.id >= 0) {
+        CHECK_INT(token.id, want->ids[l->n]);
+        CHECK_FLOAT(token.logprob, want->logprobs[l->n]);
+        l->n++;
+    }
+    l->finish = token.finish;
+    if (l->constrained && token.finish == 0) CHECK_INT(cactus_request_set_mask(l->r, NULL, 0, NULL), CACTUS_OK);
+}
+
+typedef struct disturbance {
+    cactus_engine *engine;
+    const char *path;
+    atomic_bool stop;
+} disturbance;
+
+static void *disturb(void *arg)
+{
+    disturbance *d = arg;
+    for (size_t i = 0; !atomic_load(&d->stop); i++) {
+        cactus_error err = {0};
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+        CHECK_MSG(cactus_engine_save_prefixes(d->engine, d->path, (const uint8_t *)"key", 3, NULL, &err) == CACTUS_OK, "%s", err.message);
+        CHECK_MSG(cactus_engine_load_prefixes(d->engine, d->path, (const uint8_t *)"key", 3, NULL, &err) == CACTUS_OK, "%s", err.message);
+        check_logprobs(d->engine, stress_prompts[i % N_PROMPTS], stress_sizes[i % N_PROMPTS], stress_logprobs[i % N_PROMPTS]);
+    }
+    return NULL;
+}
+
+TEST(everything_at_once)
+{
+    static live lives[N_LIVE];
+    test_rng rng = {16};
+    char folder[] = "/tmp/cactus-test-XXXXXX", path[64];
+    if (!CHECK(mkdtemp(folder) != NULL)) return;
+    snprintf(path, sizeof path, "%s/a", folder);
+    make_stress(&rng);
+    cactus_engine *engine = make_engine(1, 0, 0, 0);
+    uint64_t page_bytes = info_of(engine).kv_page_bytes;
+    cactus_engine_free(engine);
+    cactus_engine_params ep = {.struct_size = sizeof ep, .n_threads = 2, .kv_memory_bytes = 10 * page_bytes, .n_batch = 48, .max_waiting = 12};
+    if (!CHECK_INT(cactus_engine_create(the_model(), &ep, &engine, NULL), CACTUS_OK)) return;
+    disturbance d = {.engine = engine, .path = path};
+    pthread_t thread;
+    CHECK_INT(pthread_create(&thread, NULL, disturb, &d), 0);
+    for (int step = 0; step < N_STEPS; step++) {
+        live *l = &lives[test_below(&rng, N_LIVE)];
+        uint64_t what = test_below(&rng, 100);
+        if (l->r == NULL) begin_live(engine, &rng, l);
+        else if (what < 4) { /* cancelled, its events still read */
+            l->may_end_early = true;
+            cactus_request_cancel(l->r);
+        } else if (what < 8) {
+            cactus_request_free(l->r);
+            l->r = NULL;
+        } else follow_live(l, (int32_t)test_below(&rng, 3));
+    }
+    double until = ct_now_ms() + 60000.0;
+    for (size_t n = 1; n > 0 && CHECK(ct_now_ms() < until);) { /* all in turn: others may wait for the memory of one that waits for its mask */
+        n = 0;
+        for (size_t i = 0; i < N_LIVE; i++) {
+            n += lives[i].r != NULL;
+            if (lives[i].r != NULL) follow_live(&lives[i], 1);
+        }
+    }
+    atomic_store(&d.stop, true);
+    pthread_join(thread, NULL);
+    CHECK_UINT(pages_used(engine), 0);
+    cactus_engine_info info = info_of(engine);
+    CHECK_MSG(info.n_preempted > 0 && info.n_evicted > 0 && info.n_prompt_cached > 0, "%llu gave way, %llu pages went, %llu tokens were found",
+              (unsigned long long)info.n_preempted, (unsigned long long)info.n_evicted, (unsigned long long)info.n_prompt_cached);
+    for (size_t i = 0; i < N_LIVE; i++) begin_live(engine, &rng, &lives[i]); /* and closed in the middle */
+    cactus_engine_free(engine);
+    for (size_t i = 0; i < N_LIVE; i++) {
+        lives[i].may_end_early = true;
+        while (lives[i].r != NULL) {
+            lives[i].constrained = false;
+            follow_live(&lives[i], 60000);
+        }
+    }
+    unlink(path);
     rmdir(folder);
 }
 
