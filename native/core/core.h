@@ -48,8 +48,9 @@ void ct_file_unmap(ct_file *file);
 /* A file being written under a temporary name beside its own, PATH.…part, so that it appears whole or not at all. */
 typedef struct ct_new_file ct_new_file;
 
-/* Errors: IO (what stands at `path` already unless it is a file and `overwrite` is set, no such directory, no permission), MEMORY. */
-cactus_status ct_new_file_open(const char *path, bool overwrite, ct_new_file **out, cactus_error *err);
+/* Errors: IO (what stands at `path` already unless it is a file and `overwrite` is set, no such directory, no permission), MEMORY.
+ * private: others of this machine may not read it. */
+cactus_status ct_new_file_open(const char *path, bool overwrite, bool private, ct_new_file **out, cactus_error *err);
 cactus_status ct_new_file_write(ct_new_file *file, const void *data, size_t n_bytes, cactus_error *err);
 
 /* Waits until the bytes are on the disk and gives the file its name. Frees `file` and, on failure, deletes what was written. */

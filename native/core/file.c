@@ -109,7 +109,7 @@ static void free_new_file(ct_new_file *file)
     ct_free(file);
 }
 
-cactus_status ct_new_file_open(const char *path, bool overwrite, ct_new_file **out, cactus_error *err)
+cactus_status ct_new_file_open(const char *path, bool overwrite, bool private, ct_new_file **out, cactus_error *err)
 {
     static atomic_uint counter;
     char scratch[32];
@@ -127,7 +127,7 @@ cactus_status ct_new_file_open(const char *path, bool overwrite, ct_new_file **o
     memcpy(file->path, path, n + 1);
     do {
         snprintf(file->temporary, n + 48, "%s.%ld-%u.part", path, (long)getpid(), atomic_fetch_add(&counter, 1) + 1);
-        file->fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        file->fd = open(file->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, private ? 0600 : 0666);
     } while (file->fd < 0 && (errno == EEXIST || errno == EINTR));
     if (file->fd < 0) {
         int number = errno;

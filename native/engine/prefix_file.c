@@ -2,7 +2,7 @@
  *
  *   header | a record per page, parents first | keys and values of each page, its state if it has one | checksum
  *
- * All numbers are little-endian. A file is of use to the same engine with the same model and layout only; anything else is refused, as
+ * It holds what users wrote, so that only its owner may read it. All numbers are little-endian. A file is of use to the same engine with the same model and layout only; anything else is refused, as
  * is a file of the wrong length or with a wrong checksum. */
 #include <stdlib.h>
 #include <string.h>
@@ -158,7 +158,7 @@ static cactus_status write_file(const cactus_engine *e, const save_work *w, cons
     ct_new_file *file;
     checksum sum = {{1, 2, 3, 4}, 0};
     size_t n_states = 0;
-    cactus_status status = ct_new_file_open(path, true, &file, err);
+    cactus_status status = ct_new_file_open(path, true, true, &file, err);
     if (status != CACTUS_OK) return status;
     status = put(file, &sum, header, sizeof *header, err);
     if (status == CACTUS_OK) status = put(file, &sum, w->records, w->n * sizeof *w->records, err);

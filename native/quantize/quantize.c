@@ -459,7 +459,7 @@ static cactus_status start(run *r, const char *target)
     r->scratch = ct_alloc((size_t)n_threads, CHUNK_ELEMS * sizeof *r->scratch);
     r->slab = ct_alloc(SLAB_ELEMS, sizeof(float));
     if (r->scratch == NULL || r->slab == NULL) return ct_fail(r->err, CACTUS_ERROR_MEMORY, "no memory for buffers of %d threads", n_threads);
-    cactus_status status = ct_new_file_open(target, r->params->overwrite != 0, &r->file, r->err);
+    cactus_status status = ct_new_file_open(target, r->params->overwrite != 0, false, &r->file, r->err);
     if (status == CACTUS_OK)
         status = ct_gguf_write_header(r->file, r->kv, r->n_kv, r->tensors, r->n_tensors, r->alignment, r->err);
     return status;

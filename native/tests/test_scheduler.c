@@ -370,6 +370,8 @@ TEST(prefixes_on_disk)
     CHECK_INT(cactus_engine_save_prefixes(engine, path, key, 4, &n_tokens, NULL), CACTUS_OK);
     CHECK_UINT(n_tokens, (4 + 2) * 32);
     CHECK_UINT(pages_used(engine), 0);
+    struct stat st;
+    CHECK(stat(path, &st) == 0 && (st.st_mode & 077) == 0); /* what users wrote is nobody else's */
     CHECK_INT(cactus_engine_save_prefixes(engine, folder, key, 4, NULL, NULL), CACTUS_ERROR_IO);
     CHECK_INT(cactus_engine_save_prefixes(engine, path, key, 0, NULL, NULL), CACTUS_ERROR_ARGUMENT);
     cactus_engine_free(engine);
