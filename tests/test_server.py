@@ -252,6 +252,9 @@ HOSTILE = [
     (b'{"messages": [{"role": "user", "content": "a"}], "timeout": -1}', 400, "timeout"),
     (b'{"messages": [{"role": "user", "content": "a"}], "model": "/etc/passwd"}', 404, "no model"),
     (b'{"messages": [{"role": "user", "content": "a"}], "model": "qwen2.5-coder-0.5b-instruct"}', 404, "no model"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "model": "smollm2-135m-instruct@a.gguf"}', 404, "no model"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "model": "smollm2-135m-instruct@/../a"}', 404, "no model"),
+    (b'{"messages": [{"role": "user", "content": "a"}], "model": "smollm2-135m-instruct@00000000"}', 404, "00000000"),
 ]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from cactus_py.hub.catalog import Catalog, CatalogEntry, capabilities
 from cactus_py.hub.files import ProgressCallback
-from cactus_py.hub.pins import file_sha256, known_sha256, split_pin
+from cactus_py.hub.pins import file_sha256, is_pin, known_sha256, split_pin
 from cactus_py.hub.pulling import installed, pull, resolve
 from cactus_py.hub.store import InstalledModel, Store, default_home, is_model_folder
 
@@ -26,6 +26,7 @@ __all__ = [
     "file_sha256",
     "installed",
     "is_model_folder",
+    "is_pin",
     "known_sha256",
     "pull",
     "resolve",

@@ -24,6 +24,11 @@ _lock = threading.Lock()
 _known: dict[tuple[str, int, int], str] = {}
 
 
+def is_pin(text: str) -> bool:
+    """Whether this can stand after the @."""
+    return _PIN.fullmatch(text) is not None
+
+
 def split_pin(text: str) -> tuple[str, str | None]:
     """A name without its pin, and the pin in lower case. The path of a file may hold an @.
 
@@ -32,7 +37,7 @@ def split_pin(text: str) -> tuple[str, str | None]:
     name, at, pin = text.rpartition("@")
     if not at or not name or os.path.isfile(os.path.expanduser(text)):
         return text, None
-    if _PIN.fullmatch(pin) is None:
+    if not is_pin(pin):
         if "/" in pin or pin.lower().endswith(".gguf"):
             return text, None  # an @ in a path
         message = f"{text!r} pins no version: after the @ belong 8 to 64 hex digits, the beginning of the file's SHA-256"

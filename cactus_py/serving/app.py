@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._drive import Bridge
 from .._exchange import Exchange, Work
 from ..errors import MissingExtraError, UnknownModelError
+from ..hub import is_pin
 from ..types import (
     ChatCompletion,
     ChatCompletionRequest,
@@ -80,10 +81,12 @@ class State:
             return  # what is no name at all is refused with the rest of the request
         cards = (await self.client.models.list()).data
         known = {name for card in cards for name in (card.id, *card.aliases)}
-        if name not in known and name.partition("@")[0] not in known:
+        base, _, pin = name.rpartition("@")
+        if name in known:
+            self._known.add(name)
+        elif base not in known or not is_pin(pin):  # what is no pin could be the path of a file; of pins there is no end
             names = ", ".join(card.id for card in cards) or "none"
             raise UnknownModelError(f'there is no model "{name[:200]}" on this server; there are: {names}', name=name)
-        self._known.add(name)
 
 
 class _Answer(Response):
