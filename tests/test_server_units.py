@@ -17,7 +17,8 @@ from cactus_py.backends.base import Delta, Reply, ReplyStats, TokenInfo
 from cactus_py.cli import main
 from cactus_py.config import Serve, load_settings
 from cactus_py.errors import ConfigError
-from cactus_py.serving.body import limited
+from cactus_py.serving.body import limited, read_json
+from cactus_py.serving.errors import RequestFailure
 from cactus_py.serving.guard import Guard, is_loopback
 from cactus_py.serving.keys import Keys, hash_of, new_key, read_hashes
 from cactus_py.serving.log import Log
@@ -207,3 +208,39 @@ def test_a_refused_request_is_freed_at_once() -> None:
         assert len(held) == 4 and not any(one() for one in held)
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("value", [b"1,", b"[],", b'{"a":1},'])
+def test_a_body_of_countless_values_is_refused_unread(value: bytes) -> None:
+    """Thirty megabytes of them would keep the event loop, and all other streams with it, for seconds."""
+
+    async def read(data: bytes) -> Any:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": data, "more_body": False}
+
+        return await read_json({"headers": [(b"content-type", b"application/json")]}, receive)
+
+    end = value.rstrip(b",")
+    with pytest.raises(RequestFailure) as refused:
+        asyncio.run(read(b'{"prompt":[' + value * 1_000_001 + end + b"]}"))
+    assert (refused.value.failure.status, refused.value.failure.code) == (400, "body_too_large")
+    assert len(asyncio.run(read(b'{"prompt":[' + value * 100_000 + end + b"]}"))["prompt"]) == 100_001
+
+
+def test_a_reply_that_cannot_be_written_is_closed() -> None:
+    """Else its model would be kept for it for ever."""
+    ended: list[Any] = []
+
+    class Unwritable(_Reply):
+        def poll(self, wait_seconds: float) -> list[Delta]:
+            return [Delta(0, "a", (TokenInfo(1, b"a", float("-inf")),))]
+
+        def close(self) -> None:
+            ended.append(self)
+
+    request = parse_request(ChatCompletionRequest, {"messages": [{"role": "user", "content": "a"}], "logprobs": True})
+    exchange: Exchange[Any, Any] = Exchange(request, CHAT, Unwritable, lambda _: None, ended.append)
+    exchange.open()
+    with pytest.raises(ValueError, match="JSON"):
+        EventWriter(exchange).poll(0)
+    assert ended == [exchange.reply, exchange]

@@ -19,6 +19,7 @@ __all__ = ["check_pictures", "discard", "header", "limited", "media_type", "read
 _SECONDS = 60.0  # for the whole body to arrive
 _BRIEF_SECONDS = 5.0  # to look at the rest of a body that is not wanted, so that its sender hears why
 _MAX_DEPTH = 128  # of JSON
+_MAX_MARKS = 1_000_000  # commas and brackets: a body of nothing else keeps the event loop for seconds, and everybody with it
 
 
 def header(scope: Scope, name: bytes) -> str | None:
@@ -98,6 +99,10 @@ async def read_json(scope: Scope, receive: Receive) -> dict[str, Any]:
     data = b"".join(parts)
     if not data:
         raise RequestFailure(400, "The body of the request is empty; it should be a JSON object.")
+    if sum(data.count(mark) for mark in b",[{") > _MAX_MARKS:
+        raise RequestFailure(
+            400, f"The body of the request holds more than {_MAX_MARKS} commas and brackets.", code="body_too_large"
+        )
     try:
         data.decode("utf-8")
         value = from_json(data, allow_inf_nan=False)

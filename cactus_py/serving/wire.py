@@ -120,14 +120,14 @@ class EventWriter:
         """The next events and how many tokens they bring, if there are some within a time; and whether they are the last."""
         try:
             deltas = self._reply.poll(wait_seconds)
+            if deltas is None:
+                return [], False
+            if deltas:
+                data = self.write(deltas)
+                return ([(len(deltas), data)] if data else []), False
         except BaseException:
             self._exchange.close()
             raise
-        if deltas is None:
-            return [], False
-        if deltas:
-            data = self.write(deltas)
-            return ([(len(deltas), data)] if data else []), False
         self._exchange.close()
         return [(0, self.end())], True
 
