@@ -10,6 +10,7 @@ import gc
 import json
 import math
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -818,3 +819,35 @@ def test_requests_leave_nothing_behind(model: Model, prompt: list[int]) -> None:
     many(3000)
     gc.collect()
     assert anonymous_bytes() - memory < 3_000_000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_copy_that_a_fork_made(path: Path) -> None:
+    """It has the generation's locks as they were, and nobody who would open them: it must not take any."""
+    program = """
+import os, sys, warnings
+from cactus_py.engine import Model
+from cactus_py.errors import EngineError
+warnings.simplefilter("ignore")
+model = Model.load(sys.argv[1], threads=2)
+generation = model.generate([1, 2, 3], max_tokens=200, sampling={"ignore_eos": True})
+next(generation)
+with generation._lock, generation._cancel_lock:  # as another thread may hold them
+    child = os.fork()
+    if child == 0:
+        for ask in (lambda: next(generation), generation.wait_end, lambda: generation.wait(0), lambda: model.generate([1])):
+            try:
+                ask()
+            except EngineError as error:
+                assert "forked" in str(error)
+            else:
+                os._exit(1)
+        generation.close()
+        del generation
+        model.close()
+        os._exit(7)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+assert len(list(generation)) == 199
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

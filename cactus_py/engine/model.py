@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
@@ -239,6 +239,7 @@ class Generation(_NotCopied):
             return token
         if math.isnan(timeout_s):
             raise InvalidRequestError("a timeout must be a number of seconds")
+        self._refuse_copy()
         milliseconds = max(0, min(int(timeout_s * 1000), 2**31 - 1))
         raw, error = ffi.new("cactus_token *"), _status.new_error()
         with self._lock:
@@ -291,6 +292,7 @@ class Generation(_NotCopied):
         False when `timeout_s` passed first.
         """
         _, lib = _ffi.load()
+        self._refuse_copy()
         left = math.inf if timeout_s is None else timeout_s
         while True:
             error = _status.new_error()
@@ -322,6 +324,10 @@ class Generation(_NotCopied):
         with self._cancel_lock:
             if self._handle is not None:
                 _status.check(lib.cactus_request_set_mask(self._handle, words, n, error), error)
+
+    def _refuse_copy(self) -> None:
+        if self._model._is_foreign():
+            raise EngineError("the generation was started before this process forked; start it in the child process")
 
     def __iter__(self) -> Generation:
         return self
@@ -367,6 +373,9 @@ class Generation(_NotCopied):
     def close(self) -> None:
         """Cancels what is still to come and frees the request. Stats stay readable."""
         ffi, lib = _ffi.load()
+        if self._model._is_foreign():  # its locks are as they were at the fork, and nobody will ever open them
+            self._handle, self._finished = None, True
+            return
         self.cancel()
         with self._lock, self._cancel_lock:
             if self._handle is not None:
@@ -459,13 +468,17 @@ class Model(_NotCopied):
 
     # ---- life ----
 
+    def _is_foreign(self) -> bool:
+        """Whether this is a copy that a fork made, without the engine's threads."""
+        return os.getpid() != self._pid
+
     @contextmanager
     def _in_use(self) -> Iterator[Any]:
         """The engine's handle for one call; `close` waits for calls that run."""
         with self._idle:
             if self._engine is None:
                 raise EngineError("the model was closed")
-            if os.getpid() != self._pid:
+            if self._is_foreign():
                 raise EngineError("the model was loaded before this process forked; load it again in the child process")
             self._n_calls += 1
         try:
@@ -484,7 +497,7 @@ class Model(_NotCopied):
             while self._n_calls > 0:
                 self._idle.wait()
             self._model = None
-        if engine is not None and os.getpid() == self._pid:
+        if engine is not None and not self._is_foreign():
             lib.cactus_engine_free(engine)
             lib.cactus_model_free(model)
 
@@ -600,9 +613,14 @@ class Model(_NotCopied):
         return [*ids[: limit - 1], ids[-1]] if ends else ids[:limit]
 
     def embed_ids(
-        self, sequences: Sequence[Sequence[int]], *, normalise: bool = True, pooling: Pooling | None = None
+        self,
+        sequences: Sequence[Sequence[int]],
+        *,
+        normalise: bool = True,
+        pooling: Pooling | None = None,
+        check: Callable[[], None] | None = None,
     ) -> NDArray[np.float32]:
-        """As `embed`, of token ids."""
+        """As `embed`, of token ids. check: called before each portion of some thousand tokens; what it raises ends the call."""
         import numpy as np
 
         ffi, lib = _ffi.load()
@@ -614,6 +632,8 @@ class Model(_NotCopied):
         out = np.empty((len(sequences), self.info.d_model), dtype=np.float32)
         begin = 0
         while begin < len(sequences):
+            if check is not None:
+                check()
             end, n_ids = begin + 1, len(sequences[begin])
             while end < len(sequences) and n_ids + len(sequences[end]) <= _EMBED_TOKENS:
                 n_ids += len(sequences[end])
