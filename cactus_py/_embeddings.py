@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar
 
@@ -27,12 +28,19 @@ class EmbeddingWork(Work[EmbeddingReply, EmbeddingResponse, Any]):
     def __init__(
         self,
         request: EmbeddingRequest,
-        start: Callable[[], EmbeddingReply],
+        start: Callable[[Callable[[], bool]], EmbeddingReply],
         begin: Callable[[Work[Any, Any, Any]], None],
         end: Callable[[Work[Any, Any, Any]], None],
     ) -> None:
-        super().__init__(start, begin, end)
+        """`start` is given what says whether the work was cancelled: all of it is done there."""
+        given_up = threading.Event()
+        super().__init__(lambda: start(given_up.is_set), begin, end)
+        self._given_up = given_up
         self._request = request
+
+    def cancel(self) -> None:
+        self._given_up.set()
+        super().cancel()
 
     def result(self) -> EmbeddingResponse:
         assert self._reply is not None, "open() comes first"

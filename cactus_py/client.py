@@ -262,7 +262,7 @@ class _Core:
 
     def embed(self, fields: Mapping[str, Any]) -> EmbeddingWork:
         request = parse_request(EmbeddingRequest, fields)
-        return EmbeddingWork(request, lambda: self._routed(request).embed(request), self._begin, self._end)
+        return EmbeddingWork(request, lambda cancelled: self._routed(request).embed(request, cancelled), self._begin, self._end)
 
     def transcribe(self, file: Any, fields: Mapping[str, Any]) -> SpeechWork:
         request = parse_request(TranscriptionRequest, fields)

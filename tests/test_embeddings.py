@@ -17,7 +17,14 @@ from packed import unpacked
 
 from cactus_py import AsyncClient, Client
 from cactus_py.engine import Model, kernels_available
-from cactus_py.errors import ContextLengthError, InvalidRequestError, UnsupportedModelError
+from cactus_py.errors import (
+    ContextLengthError,
+    InvalidRequestError,
+    RequestCancelledError,
+    RequestTimeoutError,
+    UnsupportedModelError,
+)
+from cactus_py.types import EmbeddingRequest, parse_request
 
 DATA = Path(__file__).parent / "data"
 SENTENCES: list[str] = json.loads((DATA / "embeddings" / "sentences.json").read_text(encoding="utf-8"))
@@ -143,6 +150,39 @@ def test_client(client: Client, bert: Model) -> None:
         with pytest.raises(InvalidRequestError) as caught:
             client.embeddings.create(input=wrong)
         assert caught.value.param == "input"
+
+
+def test_vectors_that_nobody_wants_any_more(client: Client, bert: Model) -> None:
+    """The work ends between two portions: when it was cancelled, when its time is over, when the client is closed."""
+    texts = [[2] * 60] * 600  # five portions
+    n_left = 3
+
+    def gives_up() -> bool:
+        nonlocal n_left
+        n_left -= 1
+        return n_left == 0
+
+    backend = client._core.router._backend
+    request = parse_request(EmbeddingRequest, {"input": texts})
+    with pytest.raises(RequestCancelledError, match="was cancelled"):
+        backend.embed(request, gives_up)
+    assert n_left == 0
+    with pytest.raises(RequestTimeoutError):
+        client.embeddings.create(input=texts, timeout=1e-9)
+    assert backend._pool.users(next(iter(backend._by_path)))[0] == 0
+
+    def closes() -> bool:
+        backend._pool._closed = True
+        return False
+
+    with pytest.raises(RequestCancelledError, match="client was closed"):
+        backend.embed(request, closes)
+    backend._pool._closed = False
+    work = client._core.embed({"input": texts})
+    work.cancel()
+    with pytest.raises(RequestCancelledError):
+        work.open()
+    assert np.array_equal(client.embeddings.create(input=texts[:1]).data[0].values, bert.embed(texts[:1])[0])
 
 
 def test_async_client(path: Path, tmp_path: Path, bert: Model) -> None:

@@ -255,8 +255,9 @@ class Backend(Protocol):
         """Starts a continuation of plain prompts; answer `i * n + j` is the j-th of prompt i."""
         ...
 
-    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
-        """The vectors of texts, all of them computed. With `dimensions` the first so many numbers, made to length 1 again."""
+    def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> EmbeddingReply:
+        """The vectors of texts, all of them computed. With `dimensions` the first so many numbers, made to length 1 again.
+        cancelled: asked now and then whether anybody still wants them; raises RequestCancelledError if not."""
         ...
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:

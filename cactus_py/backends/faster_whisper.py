@@ -89,7 +89,7 @@ class FasterWhisperBackend:
     def complete(self, request: CompletionRequest) -> NoReturn:
         raise InvalidRequestError("the backend faster_whisper writes down speech, and continues no text", "model")
 
-    def embed(self, request: EmbeddingRequest) -> NoReturn:
+    def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> NoReturn:
         raise InvalidRequestError("the backend faster_whisper writes down speech, and makes no embeddings", "model")
 
     # ---- models ----

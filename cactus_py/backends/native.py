@@ -330,8 +330,18 @@ class NativeBackend:
             raise
         return _NativeReply(loaded, answers, with_tokens=request.logprobs is not None, deadline=deadline, prompts=prompts)
 
-    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
-        with self._lease(request.model or self._embedding_model(), request.timeout) as loaded, loaded.in_use() as model:
+    def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> EmbeddingReply:
+        lease = self._lease(request.model or self._embedding_model(), request.timeout)
+        deadline = _deadline(request, lease.waited_s)
+
+        def check() -> None:
+            self._pool.check_open()
+            if cancelled is not None and cancelled():
+                raise RequestCancelledError("the request was cancelled")
+            if deadline is not None and time.monotonic() >= deadline:
+                raise RequestTimeoutError(_TOO_LATE)
+
+        with lease as loaded, loaded.in_use() as model:
             if not isinstance(model, Model):
                 message = f'"{loaded.name}" runs on llama.cpp here, which makes no embeddings for this client'
                 raise UnsupportedModelError(message)
@@ -340,7 +350,7 @@ class NativeBackend:
                 message = f"dimensions should be at most {info.d_model}, which the vectors of this model have"
                 raise InvalidRequestError(f"{message}, not {request.dimensions}", "dimensions")
             sequences = model.embedding_ids(request.inputs, truncate=request.truncate)
-            vectors = model.embed_ids(sequences)
+            vectors = model.embed_ids(sequences, check=check)
         if request.dimensions is not None and request.dimensions < vectors.shape[1]:
             vectors = _shortened(vectors, request.dimensions)
         return EmbeddingReply(loaded.name, loaded.backend, "local", vectors, sum(map(len, sequences)))
@@ -917,11 +927,13 @@ class _NativeReply(Reply):
     def close(self) -> None:
         if not self._closed:
             self._closed = True
-            for answer in self._answers:
-                answer.close()
-            self._final_stats = self._read_stats()
-            if self.lease is not None:
-                self.lease.release()
+            try:
+                for answer in self._answers:
+                    answer.close()
+                self._final_stats = self._read_stats()
+            finally:
+                if self.lease is not None:
+                    self.lease.release()
 
     @property
     def stats(self) -> ReplyStats:
@@ -947,7 +959,7 @@ class _NativeReply(Reply):
             self.close()
 
 
-def _deadline(request: GenerationRequest, waited_s: float = 0.0) -> float | None:
+def _deadline(request: GenerationRequest | EmbeddingRequest, waited_s: float = 0.0) -> float | None:
     return None if request.timeout is None else time.monotonic() + request.timeout - waited_s
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,9 +66,9 @@ class Router:
         """Starts a continuation of plain prompts."""
         return self._backend.complete(self._resolved(request))
 
-    def embed(self, request: EmbeddingRequest) -> EmbeddingReply:
+    def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> EmbeddingReply:
         """Embeds texts."""
-        return self._backend.embed(request if request.model is None else self._resolved(request))
+        return self._backend.embed(request if request.model is None else self._resolved(request), cancelled)
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         """Writes down speech."""
