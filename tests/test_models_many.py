@@ -570,7 +570,7 @@ def test_time_and_cancelling_reach_the_step_at_work(endless: int, speakers: tupl
     with Client("duo", threads=1, pipelines={"duo": {"steps": steps}}) as client:
         client.warm_up()
         with pytest.raises(RequestTimeoutError):
-            client.chat("Hi", **{**FOREVER, "timeout": 0.05})
+            client.chat("Hi", **{**FOREVER, "timeout": 0.01})
         stream = client.chat("Hi", stream=True, **FOREVER)
         if endless:
             next(stream)
