@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Literal, Protocol, TypeVar
 from uuid import uuid4
 
-from .backends.base import Delta, Reply, TokenInfo
+from .backends.base import Delta, FinishReason, Reply, TokenInfo
 from .errors import RequestCancelledError
 from .prompting.calls import ToolCallDelta
 from .types import (
@@ -195,7 +195,7 @@ class _Gathered:
         self.tokens: list[TokenInfo] = []
         self.thought_tokens: list[TokenInfo] = []
         self.calls: dict[int, tuple[str, str, list[str]]] = {}  # id, name and pieces of the arguments
-        self.finish_reason: Literal["stop", "length", "tool_calls"] = "stop"
+        self.finish_reason: FinishReason = "stop"
 
     def add(self, delta: Delta) -> None:
         if delta.reasoning:
@@ -356,8 +356,8 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
 
 
 def _ending(
-    request: ChatCompletionRequest, reason: Literal["stop", "length", "tool_calls"]
-) -> Literal["stop", "length", "tool_calls", "function_call"]:
+    request: ChatCompletionRequest, reason: FinishReason
+) -> Literal["stop", "length", "tool_calls", "content_filter", "function_call"]:
     """Why an answer ended, in the words of the request: `functions` are what tools were called before."""
     return "function_call" if reason == "tool_calls" and request.functions else reason
 
@@ -369,7 +369,7 @@ class _CompletionKind(Kind[Completion, Completion]):
                 index=index,
                 text="".join(answer.texts),
                 logprobs=self._logprobs(frame, request, index, answer.tokens),
-                finish_reason="length" if answer.finish_reason == "length" else "stop",
+                finish_reason="stop" if answer.finish_reason == "tool_calls" else answer.finish_reason,
             )
             for index, answer in answers
         ]

@@ -3,12 +3,14 @@
 The file is $CACTUS_PY_CONFIG, or config.toml in the home folder ($CACTUS_PY_HOME, or the platform's place for data). It is
 TOML, with the fields of `Settings` as keys. In the environment a field is CACTUS_PY_ and its name in capitals, but for the two
 that the whole world shares, OPENAI_API_KEY and OPENAI_BASE_URL. An empty variable counts as absent; tables are JSON there. What
-concerns the server is the table [serve]; in the environment its fields begin with CACTUS_PY_SERVE_, and lists are separated by
-commas.
+concerns the server is the table [serve], the router [router], the cloud [cloud]; in the environment the fields of these begin
+with CACTUS_PY_SERVE_, CACTUS_PY_ROUTER_ and CACTUS_PY_CLOUD_, and lists are separated by commas (endpoints and patterns are
+JSON).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -41,7 +43,11 @@ __all__ = [
     "DEFAULT_EMBEDDING_MODEL",
     "DEFAULT_MODEL",
     "DEFAULT_TRANSCRIPTION_MODEL",
+    "Cloud",
+    "Endpoint",
     "PipelineSettings",
+    "Price",
+    "RouterSettings",
     "Serve",
     "Settings",
     "StepSettings",
@@ -124,6 +130,91 @@ class PipelineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     steps: Annotated[list[StepSettings], Field(min_length=1, max_length=16)]
+
+
+class Price(BaseModel):
+    """What a cloud charges, in US dollars per million tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    input: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    cached_input: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """For tokens of a prompt that the cloud had read before; None: as any."""
+    output: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+
+
+class Endpoint(BaseModel):
+    """A place that speaks OpenAI's protocol, and the model to ask for there."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    base_url: Annotated[str, Field(pattern=r"^https?://[^\s]+$")] = "https://api.openai.com/v1"
+    model: ModelName
+    embedding_model: ModelName | None = None
+    transcription_model: ModelName | None = None
+    api_key: SecretStr | None = None
+    """Better elsewhere: in `api_key_env` or `keyring`."""
+    api_key_env: Annotated[str, Field(min_length=1)] | None = None
+    """The variable of the environment that holds the key; None: OPENAI_API_KEY."""
+    keyring: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = None
+    """"service/user": where the system's keyring has the key (package keyring)."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """Further headers of each request."""
+    ca_file: Path | None = None
+    """Certificates to trust, besides those that httpx brings."""
+    price: Price | None = None
+    """None: that of the table of known prices, if the model is in it."""
+
+
+class Cloud(BaseModel):
+    """The cloud: endpoints, tried in this order, and how patiently. Without an endpoint nothing ever leaves the device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    endpoints: Annotated[list[Endpoint], Field(max_length=16)] = Field(default_factory=list)
+    connect_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 5.0
+    first_token_timeout_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Longest wait for the first piece of an answer, and between two of them."""
+    timeout_s: Annotated[float, Field(gt=0, le=86400)] = 120.0
+    """Longest time for a whole answer, attempts that failed included."""
+    retries: Annotated[int, Field(ge=0, le=10)] = 2
+    """Attempts after the first one, at each endpoint, where trying again may help."""
+    max_parallel: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Requests under way at each endpoint."""
+    breaker_failures: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Failures in a row after which an endpoint is left alone for a while."""
+    breaker_s: Annotated[float, Field(gt=0, le=86400)] = 30.0
+    """How long; then one request tries whether it is back."""
+
+
+class RouterSettings(BaseModel):
+    """Which answers are made on the device, and which in the cloud (`cactus_py.routing.policies`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    policy: Literal["local_only", "cloud_only", "local_first", "predictive", "early_exit"] = "local_first"
+    """How requests with route="auto" are decided, once there is a cloud."""
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Answers of less confidence are handed over; None: found from the targets below, or 0.5 without any."""
+    max_cloud_share: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of all requests, the part that may be handed over."""
+    min_quality: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Of the answers made on the device, the part that should be right."""
+    max_cost_per_day: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """US dollars that may be spent from midnight to midnight, UTC."""
+    handoff: Literal["auto", "restart", "continue"] = "auto"
+    """What early_exit does with the text that came before it hands over: restart replaces it, continue keeps it as the
+    beginning; auto: restart for whole replies, continue for streams."""
+    states: bool = False
+    """Whether the confidence also looks at hidden states, where the model's calibration has a head for them."""
+    privacy: Literal["local_only"] | None = None
+    """local_only: no request leaves the device, whatever it asks for."""
+    private_patterns: list[Annotated[str, Field(min_length=1, max_length=1000)]] = Field(default_factory=list)
+    """Regular expressions; a request with a match anywhere in its text stays on the device."""
+    redact: list[Literal["email", "phone", "card", "iban", "key"]] = Field(default_factory=list)
+    """What is replaced by placeholders before a request leaves, and put back into the answer."""
+    audit_log: Path | None = None
+    """A file that gets a line of JSON for everything that leaves the device: when, why, where to, how many bytes."""
 
 
 class Serve(BaseModel):
@@ -217,7 +308,11 @@ class Settings(BaseSettings):
     openai_base_url: str | None = Field(None, validation_alias=AliasChoices("openai_base_url", "OPENAI_BASE_URL"))
     """Where the cloud endpoint is; None: OpenAI's own."""
     cloud_model: str | None = None
-    """The model to ask for there."""
+    """The model to ask for there. Setting it is what configures a cloud, short for an endpoint in `cloud`."""
+    cloud: Cloud = Field(default_factory=Cloud)
+    """The cloud in full."""
+    router: RouterSettings = Field(default_factory=RouterSettings)
+    """How requests are divided between device and cloud."""
     serve: Serve = Field(default_factory=Serve)
     """The server."""
 
@@ -231,23 +326,39 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         home = init_settings().get("home")
-        return init_settings, _ServeSource(settings_cls), env_settings, _FileSource(settings_cls, home)
+        return init_settings, _TableSource(settings_cls), env_settings, _FileSource(settings_cls, home)
 
 
-class _ServeSource(PydanticBaseSettingsSource):
-    """The environment's variables for the table [serve]."""
+_TABLES: dict[str, type[BaseModel]] = {"serve": Serve, "router": RouterSettings, "cloud": Cloud}
+
+
+class _TableSource(PydanticBaseSettingsSource):
+    """The environment's variables for the fields of tables."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
         return None, field_name, False  # all fields come at once, in __call__
 
     def __call__(self) -> dict[str, Any]:
+        found = {table: self._fields(table, model) for table, model in _TABLES.items()}
+        return {table: values for table, values in found.items() if values}
+
+    @staticmethod
+    def _fields(table: str, model: type[BaseModel]) -> dict[str, Any]:
         values: dict[str, Any] = {}
-        for name, field in Serve.model_fields.items():
-            text = os.environ.get(_PREFIX + "SERVE_" + name.upper())
-            if text:
-                is_list = get_origin(field.annotation) is list
+        for name, field in model.model_fields.items():
+            variable = f"{_PREFIX}{table}_{name}".upper()
+            text = os.environ.get(variable)
+            if not text:
+                continue
+            if name in ("endpoints", "private_patterns"):  # which may hold commas
+                try:
+                    values[name] = json.loads(text)
+                except ValueError:
+                    raise ConfigError(f"the setting {variable} is wrong: it should be JSON") from None
+            else:
+                is_list = get_origin(field.rebuild_annotation()) is list
                 values[name] = [part.strip() for part in text.split(",") if part.strip()] if is_list else text
-        return {"serve": values} if values else {}
+        return values
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -319,7 +430,7 @@ def _where(field: str, given: Mapping[str, Any], inside: str = "") -> str:
     if field in given:
         return f"{field}{inside}" if inside else f"{field}="
     variable = field.upper() if field.startswith("openai_") else _PREFIX + field.upper()
-    if field == "serve" and inside.startswith("."):  # fields of this table have variables of their own
+    if field in _TABLES and inside.startswith("."):  # fields of these tables have variables of their own
         variable, inside = f"{variable}_{inside[1:].upper()}", ""
     if os.environ.get(variable):
         return f"{variable}{inside}"

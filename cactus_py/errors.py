@@ -19,6 +19,7 @@ CactusError
 ├── TemplateError             a chat template is wrong, or refuses these messages
 ├── MissingExtraError         an optional dependency is not installed (also ImportError)
 └── BackendError              a backend could not be found, or failed
+    └── CloudError            the cloud did not answer, or not with what can be used
 
 The text of an error is one sentence or two for a person: what is wrong, and what to do. Programs look at the class, and at
 the attributes documented below.
@@ -26,10 +27,13 @@ the attributes documented below.
 
 from __future__ import annotations
 
+from typing import Literal
+
 __all__ = [
     "BackendError",
     "CactusError",
     "ChecksumError",
+    "CloudError",
     "ConfigError",
     "ContextLengthError",
     "DownloadError",
@@ -180,3 +184,26 @@ class MissingExtraError(CactusError, ImportError):
 
 class BackendError(CactusError):
     """A backend is not installed, could not be started, or failed outside the request's own fault."""
+
+
+class CloudError(BackendError):
+    """The cloud did not answer, or not with what can be used.
+
+    `kind` says how: "offline" (no network, or nobody at the address), "tls", "timeout", "rate_limited", "server" (5xx), "auth"
+    (401, 403), "refused" (the request itself, any other 4xx), "invalid" (no reply of the protocol, or one that was cut), "open"
+    (the circuit breaker: it failed too often just now), "busy" (too many requests under way). `status` is that of HTTP, if
+    there was one; `retry_after_s` when it is worth to try again, if that is known.
+    """
+
+    Kind = Literal["offline", "tls", "timeout", "rate_limited", "server", "auth", "refused", "invalid", "open", "busy"]
+
+    def __init__(
+        self, message: str, kind: Kind = "invalid", *, status: int | None = None, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...], dict[str, object]]:
+        return type(self), (str(self), self.kind), {"status": self.status, "retry_after_s": self.retry_after_s}

@@ -101,6 +101,7 @@ def driver() -> Iterator[Any]:
     options.binary_location = CHROMIUM
     flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,860"]
     flags += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--disable-background-networking"]
+    flags += ["--force-prefers-reduced-motion"]  # what fades in counts as hidden at first, however briefly
     for flag in flags:
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})

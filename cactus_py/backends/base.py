@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -36,15 +37,20 @@ __all__ = [
     "BackendOptions",
     "Delta",
     "EmbeddingReply",
+    "FinishReason",
     "LoadedInfo",
     "Reply",
     "ReplyStats",
     "SpokenSegment",
     "SpokenText",
+    "States",
     "TokenInfo",
+    "Trace",
+    "TraceKind",
 ]
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+TraceKind = Literal["none", "tokens", "states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +103,41 @@ class ReplyStats:
     dropped_messages: int = 0  # left out by context_policy="shift"
 
 
+@dataclass(frozen=True, slots=True)
+class States:
+    """Hidden states of the last layer, after its norm, as the output matrix reads them: float32 [d_model] each. The state that
+    a token was chosen from belongs to that token."""
+
+    prompt: NDArray[np.float32]  # of the prompt's last token, which has seen all of it: the first token was chosen from it
+    mean: NDArray[np.float32]  # over the answer's tokens so far
+    last: NDArray[np.float32]  # of the answer's last token so far
+
+
+class Trace:
+    """What a local backend notices of one answer while it is made: a number per token, in order. Grows; for one reader."""
+
+    __slots__ = ("entropies", "finish_reason", "ids", "logprobs", "margins", "prompt_tokens", "read_states")
+
+    def __init__(self, prompt_tokens: int, read_states: Callable[[], States | None] | None = None) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.ids = array("i")
+        self.logprobs = array("f")  # of the chosen token, in the model's own distribution (temperature 1)
+        self.entropies = array("f")  # of that distribution, in nats
+        self.margins = array("f")  # between its two best scores, in logits
+        self.finish_reason: FinishReason | None = None
+        self.read_states = read_states  # None: nobody asked for them, or the engine has none
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def add(self, token: int, logprob: float, entropy: float, margin: float) -> None:
+        """One token more. The one that ends the answer counts, too."""
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+        self.entropies.append(entropy)
+        self.margins.append(margin)
+
+
 class Reply(ABC):
     """A reply that is being made: an iterator of Delta, for one consumer.
 
@@ -107,6 +148,11 @@ class Reply(ABC):
     model: str
     backend: str
     route: Literal["local", "cloud"]
+
+    traces: Sequence[Trace] = ()
+    """What was noticed of each answer, by its index; empty where nobody asked, or the backend notices nothing."""
+    cost_usd: float | None = None
+    """What the reply cost so far, where it costs money and the price is known."""
 
     def __iter__(self) -> Reply:
         return self
@@ -247,11 +293,12 @@ class Backend(Protocol):
 
     def __init__(self, options: BackendOptions) -> None: ...
 
-    def chat(self, request: ChatCompletionRequest) -> Reply:
-        """Starts a reply to a conversation. Raises before any token is computed if the request cannot be served."""
+    def chat(self, request: ChatCompletionRequest, trace: TraceKind = "none") -> Reply:
+        """Starts a reply to a conversation. Raises before any token is computed if the request cannot be served. trace: what
+        the reply should notice of its answers (`Reply.traces`)."""
         ...
 
-    def complete(self, request: CompletionRequest) -> Reply:
+    def complete(self, request: CompletionRequest, trace: TraceKind = "none") -> Reply:
         """Starts a continuation of plain prompts; answer `i * n + j` is the j-th of prompt i."""
         ...
 

@@ -34,6 +34,7 @@ from .base import BackendOptions, SpokenSegment, SpokenText
 
 if TYPE_CHECKING:
     from ..types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
+    from .base import TraceKind
 
 __all__ = ["EXTRA", "FasterWhisperBackend", "installed", "version"]
 
@@ -83,10 +84,10 @@ class FasterWhisperBackend:
             transcript.cancel()
         return transcript
 
-    def chat(self, request: ChatCompletionRequest) -> NoReturn:
+    def chat(self, request: ChatCompletionRequest, trace: TraceKind = "none") -> NoReturn:
         raise InvalidRequestError("the backend faster_whisper writes down speech, and holds no conversation", "model")
 
-    def complete(self, request: CompletionRequest) -> NoReturn:
+    def complete(self, request: CompletionRequest, trace: TraceKind = "none") -> NoReturn:
         raise InvalidRequestError("the backend faster_whisper writes down speech, and continues no text", "model")
 
     def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> NoReturn:

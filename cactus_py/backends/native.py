@@ -35,7 +35,19 @@ from ..types import (
     TranscriptionRequest,
     TranslationRequest,
 )
-from .base import BackendOptions, Delta, EmbeddingReply, FinishReason, LoadedInfo, Reply, ReplyStats, SpokenText, TokenInfo
+from .base import (
+    BackendOptions,
+    Delta,
+    EmbeddingReply,
+    FinishReason,
+    LoadedInfo,
+    Reply,
+    ReplyStats,
+    SpokenText,
+    TokenInfo,
+    Trace,
+    TraceKind,
+)
 from .pool import CLOSED, Lease, Pool
 from .prefixes import PrefixFile
 
@@ -245,12 +257,13 @@ class NativeBackend:
         reply.lease = lease
         return reply
 
-    def chat(self, request: ChatCompletionRequest) -> Reply:
+    def chat(self, request: ChatCompletionRequest, trace: TraceKind = "none") -> Reply:
         _refuse_unsupported(request)
         offered = offer(request)
         form = request_grammar(request)
         messages = template_messages(request.messages)
-        return self._replied(request, lambda loaded, deadline: self._chat(request, messages, offered, form, loaded, deadline))
+        start = partial(self._chat, request, messages, offered, form)
+        return self._replied(request, lambda loaded, deadline: start(loaded, deadline).traced(trace))
 
     def _chat(
         self,
@@ -284,14 +297,15 @@ class NativeBackend:
                 answer.marks = loaded.marks(offered)
         return _NativeReply(loaded, answers, with_tokens=bool(request.logprobs), deadline=deadline, prompts=[prompt])
 
-    def complete(self, request: CompletionRequest) -> Reply:
+    def complete(self, request: CompletionRequest, trace: TraceKind = "none") -> Reply:
         n = request.n or 1
         if request.suffix is not None:
             raise InvalidRequestError("suffix is not supported: local models only continue text at its end", "suffix")
         if request.best_of is not None and request.best_of != n:
             raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
         grammar = request_grammar(request)
-        return self._replied(request, lambda loaded, deadline: self._complete(request, n, grammar, loaded, deadline))
+        start = partial(self._complete, request, n, grammar)
+        return self._replied(request, lambda loaded, deadline: start(loaded, deadline).traced(trace))
 
     def _complete(
         self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
@@ -727,6 +741,7 @@ class _Answer:
         self.constraint = constraint
         self.markers: Markers | None = None  # takes its reasoning and its calls out, if there may be any
         self.marks: Mapping[int, str] = {}  # control tokens that these look at
+        self.trace: Trace | None = None
         self._lock = threading.Lock()  # cancelling, from any thread, must not meet closing
         self._allow()
 
@@ -791,6 +806,19 @@ class _NativeReply(Reply):
         self._failure: Exception | None = None
         self.pace = loaded if all(answer.shares_a_thread for answer in answers) else None
         self._final_stats: ReplyStats | None = None
+
+    def traced(self, kind: TraceKind) -> _NativeReply:
+        """Itself, which notices from now on what was asked for."""
+        if kind != "none":
+            for answer, prompt in zip(self._answers, self._prompt_of_each(), strict=True):
+                answer.trace = Trace(len(prompt.ids))
+            self.traces = [answer.trace for answer in self._answers if answer.trace is not None]
+        return self
+
+    def _prompt_of_each(self) -> list[FittedPrompt]:
+        """The prompt of each answer."""
+        n = len(self._answers) // len(self._prompts)
+        return [prompt for prompt in self._prompts for _ in range(n)]
 
     def __next__(self) -> Delta:
         while not self._closed:
@@ -885,6 +913,10 @@ class _NativeReply(Reply):
             return None
         token = answer.follow(token)
         finish = token.finish_reason
+        if answer.trace is not None:
+            if token.id >= 0:
+                answer.trace.add(token.id, token.logprob, token.entropy, token.margin)
+            answer.trace.finish_reason = finish if finish in ("stop", "length") else None
         if finish == "cancelled":
             raise RequestCancelledError("the request was cancelled, or its client was closed")
         if finish == "timeout":

@@ -39,6 +39,7 @@ from .common import (
     CompletionUsage,
     GenerationRequest,
     PromptTokensDetails,
+    RouteDecision,
     StreamOptions,
     Timings,
 )
@@ -75,6 +76,7 @@ __all__ = [
     "PromptTokensDetails",
     "RequestModel",
     "ResponseModel",
+    "RouteDecision",
     "SpeechRequest",
     "StreamOptions",
     "Timings",

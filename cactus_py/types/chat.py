@@ -19,7 +19,7 @@ from pydantic import (
 
 from ..errors import InvalidRequestError
 from ._base import RequestModel, ResponseModel
-from .common import CompletionUsage, GenerationRequest, StrictBool, StrictInt, StrictStr, Timings, _check_unicode
+from .common import CompletionUsage, GenerationRequest, RouteDecision, StrictBool, StrictInt, StrictStr, Timings, _check_unicode
 
 __all__ = [
     "AssistantMessage",
@@ -408,6 +408,7 @@ class ChatCompletion(ResponseModel):
 
     route: Literal["local", "cloud"] = "local"
     confidence: float | None = None
+    decision: RouteDecision | None = None
     backend: str | None = None
     timings: Timings | None = None
 
@@ -463,7 +464,11 @@ class ChunkChoice(ResponseModel):
 
 
 class ChatCompletionChunk(ResponseModel):
-    """One piece of a streamed reply. The last one that ends an answer also carries `timings`."""
+    """One piece of a streamed reply. The last one that ends an answer also carries `confidence`, `decision` and `timings`.
+
+    With `replaces` the answers begin anew: what was streamed of them before is void. It only comes where the request allows it
+    with handoff="restart".
+    """
 
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -475,6 +480,8 @@ class ChatCompletionChunk(ResponseModel):
 
     route: Literal["local", "cloud"] = "local"
     confidence: float | None = None
+    decision: RouteDecision | None = None
+    replaces: bool | None = None
     backend: str | None = None
     timings: Timings | None = None
 

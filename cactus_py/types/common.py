@@ -17,6 +17,7 @@ __all__ = [
     "JSONSchema",
     "PromptTokensDetails",
     "ResponseFormat",
+    "RouteDecision",
     "StreamOptions",
     "Timings",
 ]
@@ -102,6 +103,7 @@ class GenerationRequest(RequestModel):
     context_policy: Literal["error", "shift"] = "error"
     route: Literal["auto", "local", "cloud"] = "auto"
     privacy: Literal["local_only"] | None = None
+    handoff: Literal["restart", "continue"] | None = None  # when an answer that has begun is handed over; None: the router's
     timeout: Annotated[StrictFloat, Field(gt=0)] | None = None  # seconds, once the model is loaded
 
     @field_validator("stop", mode="before")
@@ -204,3 +206,24 @@ class Timings(ResponseModel):
     """computed ahead of their turn because the text seemed to repeat itself; all choices together"""
     accepted_tokens: int = 0
     """of them, those that were then chosen: each saved a step"""
+
+
+class RouteDecision(ResponseModel):
+    """Where an answer was made, and why.
+
+    `confidence`: the calibrated probability that the local answer is right, as far as it was seen; `threshold`: the least that
+    was enough. `calibration`: "own" if the confidence was calibrated with this model's answers, "default" if with those of
+    others. Money in US dollars, estimated before and counted afterwards; None where no price is known. `handoff`: what became
+    of local text that came before a handover.
+    """
+
+    policy: str
+    route: Literal["local", "cloud"]
+    confidence: float | None = None
+    threshold: float | None = None
+    reasons: list[str] = Field(default_factory=list)
+    estimated_cost_usd: float | None = None
+    cost_usd: float | None = None
+    estimated_latency_ms: float | None = None
+    calibration: Literal["own", "default"] | None = None
+    handoff: Literal["restart", "continue"] | None = None

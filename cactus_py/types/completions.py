@@ -8,7 +8,17 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ..errors import InvalidRequestError
 from ._base import ResponseModel
-from .common import CompletionUsage, GenerationRequest, StrictBool, StrictInt, StrictStr, Timings, _check_unicode, none_is_false
+from .common import (
+    CompletionUsage,
+    GenerationRequest,
+    RouteDecision,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Timings,
+    _check_unicode,
+    none_is_false,
+)
 
 __all__ = ["Completion", "CompletionChoice", "CompletionLogprobs", "CompletionRequest"]
 
@@ -102,6 +112,7 @@ class Completion(ResponseModel):
 
     route: Literal["local", "cloud"] = "local"
     confidence: float | None = None
+    decision: RouteDecision | None = None
     backend: str | None = None
     timings: Timings | None = None
 
