@@ -410,11 +410,11 @@ def _letters(word: str) -> str:
 
 def _patterns(escaped: bool) -> tuple[re.Pattern[str], re.Pattern[str]]:
     """What is a placeholder, and what may be the beginning of one. Both know two forms: with brackets, and without."""
-    opening, opening_begun, closing, closing_begun = "<", "<", ">", ">"
+    opening, opening_begun, closing, closing_begun = "<", "<", ">", "(?!)"  # which never matches: then it is whole
     boundary = r"(?<!\w)"
     if escaped:  # in JSON, where some write brackets as escapes, and the letter of an escape may stand before
         opening, opening_begun = r"(?:<|\\u003[cC])", r"<|\\(?:u(?:0(?:0(?:3[cC]?)?)?)?)?"
-        closing, closing_begun = r"(?:>|\\u003[eE])", r">|\\(?:u(?:0(?:0(?:3[eE]?)?)?)?)?"
+        closing, closing_begun = r"(?:>|\\u003[eE])", r"\\(?:u(?:0(?:03?)?)?)?"
         boundary = r"(?:(?<!\w)|(?<=\\[bfnrt])|(?<=\\u[0-9a-fA-F]{4}))"
     number = "[1-9][0-9]{0,6}"
     whole = re.compile(

@@ -211,8 +211,8 @@ _PHONE_WORD = re.compile(
     re.I,
 )
 _PHONE_PARTS = (
-    "tel", "tél", "phone", "mobil", "móvil", "portable", "cel", "handy", "call", "dial", "ring", "fax", "whatsapp", "signal", "sms",
-    "anruf", "rufnummer", "hotline", "☎", "📞", "📱",
+    "tel", "tél", "phone", "mobil", "móvil", "portable", "cel", "handy", "call", "dial", "ring", "fax", "whatsapp", "signal",
+    "sms", "anruf", "rufnummer", "hotline", "☎", "📞", "📱",
 )  # fmt: skip
 _OTHER_NUMBER = re.compile(
     r"(?:\b(?:order|invoice|inv|ref|reference|isbn(?:-1[03])?|issn|no|nr|num|number|id|version|ticket|sku|part|item|article|"
@@ -239,6 +239,9 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
         at = run.start()
         while at < run.end():
             found = _phone_at(text, at, run.end())
+            if not found and text[at] == "(":  # of what is in brackets as a whole
+                at += 1
+                found = _phone_at(text, at, run.end())
             if found:
                 yield at, found
             following = found or _next_group(text, at, run.end())
