@@ -272,7 +272,11 @@ def _phone_at(text: str, start: int, end: int) -> int:
     before = text[max(0, start - 40) : start]
     lower = before.lower()
     called = any(part in lower for part in _PHONE_PARTS) and _PHONE_WORD.search(before)
-    role = "phone" if called else "other" if text[start] in "0(123456789" and _OTHER_NUMBER.search(before) else None
+    role = "phone" if called else None
+    if not called and text[start] not in "+0(" and not _NORTH_AMERICAN.match(text, start, end):
+        return 0  # most numbers are none
+    if not called and text[start] != "+" and _OTHER_NUMBER.search(before):
+        role = "other"
     return next((stop for stop in reversed(ends) if _is_phone(text[start:stop], role)), 0)
 
 
