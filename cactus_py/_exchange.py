@@ -198,6 +198,8 @@ class _Gathered:
         self.finish_reason: FinishReason = "stop"
 
     def add(self, delta: Delta) -> None:
+        if delta.replaces:
+            self.__init__()  # type: ignore[misc]
         if delta.reasoning:
             self.thoughts.append(delta.text)
             self.thought_tokens += delta.tokens
@@ -233,6 +235,10 @@ class _Frame:
             "route": reply.route,
             "backend": reply.backend,
         }
+
+    def verdict(self) -> dict[str, Any]:
+        """What the router found, once the answers have ended."""
+        return {"confidence": self._reply.confidence, "decision": self._reply.decision}
 
     def usage(self) -> CompletionUsage:
         stats = self._reply.stats
@@ -283,7 +289,9 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
             )
             for index, answer in answers
         ]
-        return ChatCompletion(**frame.head("chatcmpl"), choices=choices, usage=frame.usage(), timings=frame.timings())
+        return ChatCompletion(
+            **frame.head("chatcmpl"), **frame.verdict(), choices=choices, usage=frame.usage(), timings=frame.timings()
+        )
 
     @staticmethod
     def _message(request: ChatCompletionRequest, answer: _Gathered) -> ChatCompletionMessage:
@@ -302,6 +310,9 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         self, frame: _Frame, request: ChatCompletionRequest, delta: Delta, *, is_last: bool
     ) -> Iterator[ChatCompletionChunk]:
         head = frame.head("chatcmpl")
+        if delta.replaces and delta.index in frame.begun:
+            void = ChunkChoice(index=delta.index, delta=ChoiceDelta(content=""))
+            yield ChatCompletionChunk(**head, choices=[void], replaces=True)
         if delta.index not in frame.begun:
             frame.begun.add(delta.index)
             opening = ChoiceDelta(role="assistant", content=None if delta.tool_call is not None else "")
@@ -318,7 +329,8 @@ class _ChatKind(Kind[ChatCompletion, ChatCompletionChunk]):
         if delta.finish_reason is not None:
             ending = _ending(request, delta.finish_reason)
             choice = ChunkChoice(index=delta.index, delta=ChoiceDelta(), finish_reason=ending)
-            yield ChatCompletionChunk(**head, choices=[choice], timings=frame.timings() if is_last else None)
+            last = {**frame.verdict(), "timings": frame.timings()} if is_last else {}
+            yield ChatCompletionChunk(**head, choices=[choice], **last)
 
     @staticmethod
     def _called(request: ChatCompletionRequest, call: ToolCallDelta) -> ChoiceDelta:
@@ -373,9 +385,15 @@ class _CompletionKind(Kind[Completion, Completion]):
             )
             for index, answer in answers
         ]
-        return Completion(**frame.head("cmpl"), choices=choices, usage=frame.usage(), timings=frame.timings())
+        return Completion(
+            **frame.head("cmpl"), **frame.verdict(), choices=choices, usage=frame.usage(), timings=frame.timings()
+        )
 
     def pieces(self, frame: _Frame, request: CompletionRequest, delta: Delta, *, is_last: bool) -> Iterator[Completion]:
+        if delta.replaces:
+            void = CompletionChoice(index=delta.index, text="")
+            frame.offsets.pop(delta.index, None)
+            yield Completion(**frame.head("cmpl"), choices=[void], replaces=True)
         if not (delta.text or delta.tokens or delta.finish_reason):
             return
         choice = CompletionChoice(
@@ -384,7 +402,8 @@ class _CompletionKind(Kind[Completion, Completion]):
             logprobs=self._logprobs(frame, request, delta.index, delta.tokens),
             finish_reason="stop" if delta.finish_reason == "tool_calls" else delta.finish_reason,
         )
-        yield Completion(**frame.head("cmpl"), choices=[choice], timings=frame.timings() if is_last else None)
+        last = {**frame.verdict(), "timings": frame.timings()} if is_last else {}
+        yield Completion(**frame.head("cmpl"), choices=[choice], **last)
 
     def usage(self, frame: _Frame) -> Completion:
         return Completion(**frame.head("cmpl"), choices=[], usage=frame.usage())

@@ -23,9 +23,11 @@ from ._embeddings import Embeddings, EmbeddingWork
 from ._exchange import CHAT, COMPLETION, Exchange, Work
 from .backends import create
 from .backends.base import Backend, BackendOptions, SpokenText
+from .backends.cloud import CloudBackend
 from .config import Settings, changed, load_settings
-from .errors import ConfigError, InvalidRequestError, RequestCancelledError
-from .routing import Router
+from .errors import RequestCancelledError
+from .hub import Store
+from .routing import Hybrid, Router
 from .routing.router import routes
 from .types import (
     ChatCompletion,
@@ -87,6 +89,7 @@ class GenerationOptions(TypedDict, total=False):
     user: str | None
     route: Literal["auto", "local", "cloud"]
     privacy: Literal["local_only"] | None
+    handoff: Literal["restart", "continue"] | None
     timeout: float | None
 
 
@@ -123,7 +126,8 @@ class CompletionOptions(GenerationOptions, total=False):
 
 
 class ClientOptions(TypedDict, total=False):
-    """What a client can be told when it is made. The first block overrides the settings of the same name (`cactus_py.config`).
+    """What a client can be told when it is made. The first block overrides the settings of the same name (`cactus_py.config`);
+    the second those of the router, short for fields of `router`.
 
     `config`: settings to start from, instead of the environment and the file. `kv_memory_bytes`: kv_memory, by its older name.
     `batch`: tokens computed in one step at most. `progress`: called with (phase, bytes done, bytes in all or None)
@@ -145,6 +149,19 @@ class ClientOptions(TypedDict, total=False):
     max_queue: int | None
     aliases: Mapping[str, str | Mapping[str, float]] | None
     pipelines: Mapping[str, Any] | None
+    cloud_model: str | None
+    cloud: Mapping[str, Any] | None
+    router: Mapping[str, Any] | None
+
+    policy: Literal["local_only", "cloud_only", "local_first", "predictive", "early_exit"] | None
+    threshold: float | None
+    max_cloud_share: float | None
+    max_cost_per_day: float | None
+    min_quality: float | None
+    handoff: Literal["auto", "restart", "continue"] | None
+    privacy: Literal["local_only"] | None
+    redact: Sequence[str] | None
+    audit_log: str | os.PathLike[str] | None
 
     config: Settings | None
     kv_memory_bytes: int | None
@@ -153,6 +170,9 @@ class ClientOptions(TypedDict, total=False):
 
 
 _NO_SETTINGS = {"config", "kv_memory_bytes", "batch", "progress"}
+_OF_ROUTER = frozenset(
+    ("policy", "threshold", "max_cloud_share", "max_cost_per_day", "min_quality", "handoff", "privacy", "redact", "audit_log")
+)
 
 
 # ---- what both clients are made of -------------------------------------------------------------------------------------
@@ -170,9 +190,15 @@ class _Core:
         if model is not None:
             given["model"] = os.fspath(model)
         given = {name: value for name, value in given.items() if value is not None}
+        routed = {name: given.pop(name) for name in list(given) if name in _OF_ROUTER}
         config = options.get("config")
+        if routed:
+            set_before: dict[str, Any] = {} if config is None else config.router.model_dump(exclude_unset=True)
+            table: Any = given.get("router") or {}
+            given["router"] = {**set_before, **table, **routed}
         self.settings = load_settings(given) if config is None else changed(config, given)
         self._routes = routes(self.settings)
+        self._hybrid = Hybrid(self.settings, Store(self.settings.home).home, CloudBackend.from_settings(self.settings))
         self._options = BackendOptions(
             model=self.settings.model,
             home=self.settings.home,
@@ -215,15 +241,13 @@ class _Core:
         backend = self.backend
         with self._lock:
             if self._router is None or self._router[0] is not backend:
-                self._router = backend, Router(backend, self.settings, *self._routes)
+                self._router = backend, Router(backend, self.settings, *self._routes, self._hybrid)
             return self._router[1]
 
     def _routed(self, request: GenerationRequest | SpeechRequest | EmbeddingRequest) -> Router:
         """What serves a request. Refuses a route that cannot be taken."""
         if request.route == "cloud":
-            if request.privacy == "local_only":
-                raise InvalidRequestError('route="cloud" contradicts privacy="local_only"', "route")
-            raise ConfigError('route="cloud" needs a cloud, and this client has none; use route="local" or route="auto"')
+            self._hybrid.demand_cloud(request)
         return self.router
 
     def _begin(self, exchange: Work[Any, Any, Any]) -> None:
@@ -249,6 +273,7 @@ class _Core:
         for exchange in running:
             if exchange is not None:
                 exchange.cancel()
+        self._hybrid.close()
         if backend is not None:
             backend.close()
 

@@ -205,6 +205,8 @@ class RouterSettings(BaseModel):
     handoff: Literal["auto", "restart", "continue"] = "auto"
     """What early_exit does with the text that came before it hands over: restart replaces it, continue keeps it as the
     beginning; auto: restart for whole replies, continue for streams."""
+    strain: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """What the threshold rises by while the device is strained: an empty battery, a high load, little free memory."""
     states: bool = False
     """Whether the confidence also looks at hidden states, where the model's calibration has a head for them."""
     privacy: Literal["local_only"] | None = None

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         CompletionRequest,
         EmbeddingRequest,
         ModelCard,
+        RouteDecision,
         TranscriptionRequest,
         TranscriptionSegment,
         TranscriptionWord,
@@ -77,7 +78,8 @@ class TokenInfo:
 class Delta:
     """What one event adds to the answer `index`: text (whole characters), tokens (only if the request wants
     log-probabilities), and, on the answer's last event, why it ended. `reasoning`: the text is what the model thought, not
-    what it answers. `tool_call`: what is added to a call; there is no text then."""
+    what it answers. `tool_call`: what is added to a call; there is no text then. `replaces`: the answer begins anew, and
+    all that came of it before is void."""
 
     index: int
     text: str
@@ -85,6 +87,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     reasoning: bool = False
     tool_call: ToolCallDelta | None = None
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,10 @@ class Reply(ABC):
     """What was noticed of each answer, by its index; empty where nobody asked, or the backend notices nothing."""
     cost_usd: float | None = None
     """What the reply cost so far, where it costs money and the price is known."""
+    confidence: float | None = None
+    """The calibrated probability that the answer is right, once it is whole; the router knows it."""
+    decision: RouteDecision | None = None
+    """Where the answer was made, and why; the router's, too."""
 
     def __iter__(self) -> Reply:
         return self

@@ -1,9 +1,9 @@
 """How much may go to the cloud: thresholds that meet a target, and a ledger of what was spent.
 
 A threshold comes from what the user fixed, or from a target by way of the calibration: the share of answers that falls below a
-confidence, or the quality of those above it. What people ask is never quite what the calibration was made with, so the threshold
-for a share follows the requests that really come: it is their running quantile, found by stochastic approximation (Robbins and
-Monro, 1951), which takes one addition per request.
+confidence, or the quality of those above it. What people ask is never quite what the calibration was made with, so the
+threshold for a share follows the requests that really come: it is their running quantile, found by stochastic approximation
+(Robbins and Monro, 1951), which takes one addition per request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -213,11 +213,19 @@ class Ledger:
             return Spent()
         try:
             found = json.loads(data)
-            spent = Spent(**{field.name: type(field.default)(found[field.name]) for field in fields(Spent)})
+            spent = Spent(
+                str(found["day"]),
+                int(found["requests"]),
+                int(found["sent"]),
+                float(found["cost_usd"]),
+                float(found["reserved_usd"]),
+            )
+            whole = all(math.isfinite(value) and value >= 0 for value in (spent.cost_usd, spent.reserved_usd))
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-            raise ConfigError(f"the ledger {self._path.name} is damaged; delete it if what was spent today may be forgotten") from None
-        if not all(math.isfinite(value) and value >= 0 for value in (spent.cost_usd, spent.reserved_usd)):
-            raise ConfigError(f"the ledger {self._path.name} is damaged; delete it if what was spent today may be forgotten")
+            whole = False
+        if not whole:
+            message = f"the ledger {self._path.name} is damaged; delete it if what was spent today may be forgotten"
+            raise ConfigError(message)
         return spent
 
 

@@ -1,9 +1,9 @@
 """Policies: when a request is answered on the device, and when it is handed to the cloud.
 
-A policy sees a request up to three times: before anything is computed, while the local answer is made, and when it is whole. Each
-time it returns a `Decision`. What it knows comes from a `Judge`: the calibrated probability that the local answer is right, and
-the threshold that the user's targets ask for. Whether the cloud is there, allowed and affordable is not a policy's business; who
-carries the decision out looks after that, and keeps to the device where it is not.
+A policy sees a request up to three times: before anything is computed, while the local answer is made, and when it is whole.
+Each time it returns a `Decision`. What it knows comes from a `Judge`: the calibrated probability that the local answer is
+right, and the threshold that the user's targets ask for. Whether the cloud is there, allowed and affordable is not a policy's
+business; who carries the decision out looks after that, and keeps to the device where it is not.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from .names import Names
 from .pipeline import Pipeline
 
 if TYPE_CHECKING:
-    from ..backends.base import Backend, EmbeddingReply, LoadedInfo, Reply, SpokenText
+    from ..backends.base import Backend, EmbeddingReply, LoadedInfo, Reply, SpokenText, TraceKind
     from ..config import Settings, StepSettings
     from ..engine import EngineActivity
     from ..types import TranslationRequest
+    from .hybrid import Hybrid
 
 __all__ = ["Router", "routes"]
 
@@ -37,9 +38,12 @@ def routes(settings: Settings) -> tuple[Names, Mapping[str, Pipeline]]:
 class Router:
     """Has a backend's methods, for every name that a request may use."""
 
-    def __init__(self, backend: Backend, settings: Settings, names: Names, pipelines: Mapping[str, Pipeline]) -> None:
+    def __init__(
+        self, backend: Backend, settings: Settings, names: Names, pipelines: Mapping[str, Pipeline], hybrid: Hybrid
+    ) -> None:
         """names, pipelines: what `routes` makes of the settings."""
         self._backend = backend
+        self._hybrid = hybrid
         self._default = settings.model  # of requests that name none
         self._home = settings.home
         self._names = names
@@ -53,7 +57,11 @@ class Router:
         name = self._names.resolve(request.model or self._default, request.user)
         pipeline = self._pipelines.get(name)
         if pipeline is None:
-            return self._backend.chat(_for(name, request))
+            return self._hybrid.generate(
+                request, name, lambda asked, trace: self._backend.chat(_for(name, asked), *_traced(trace))
+            )
+        if request.route == "cloud":
+            raise InvalidRequestError(f'"{name}" is a pipeline, which runs on the device', "route")
         first = pipeline.steps[0]
         return pipeline.chat(
             request,
@@ -64,14 +72,20 @@ class Router:
 
     def complete(self, request: CompletionRequest) -> Reply:
         """Starts a continuation of plain prompts."""
-        return self._backend.complete(self._resolved(request))
+        resolved = self._resolved(request)
+        name = resolved.model or self._default
+        return self._hybrid.generate(resolved, name, lambda asked, trace: self._backend.complete(asked, *_traced(trace)))
 
     def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> EmbeddingReply:
         """Embeds texts."""
+        if request.route == "cloud":
+            return self._hybrid.embed(request, cancelled)
         return self._backend.embed(request if request.model is None else self._resolved(request), cancelled)
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         """Writes down speech."""
+        if request.route == "cloud":
+            return self._hybrid.transcribe(request, audio)
         return self._backend.transcribe(self._resolved(request) if request.model else request, audio)
 
     def _resolved(self, request: Request) -> Request:
@@ -157,6 +171,11 @@ class Router:
             steps = () if pipeline is None else pipeline.steps
             found += [one for step in steps for one in self._names.targets(step.model)] if steps else [target]
         return list(dict.fromkeys(found))
+
+
+def _traced(kind: TraceKind) -> tuple[TraceKind, ...]:
+    """The argument for a backend; none where nothing is asked for, which backends without traces understand, too."""
+    return () if kind == "none" else (kind,)
 
 
 def _id(card: ModelCard) -> str:

@@ -88,6 +88,7 @@ class EventWriter:
             False,
         )  # no chunk but the last of an answer says more than text
         self._is_chat = exchange.kind is CHAT
+        self._route = self._reply.route
         self._opened: dict[
             tuple[int, bool], tuple[str, str]
         ] = {}  # of an answer, or of its reasoning: before and after the text
@@ -96,7 +97,11 @@ class EventWriter:
         """The events of these deltas."""
         parts: list[str] = []
         for delta in deltas:
-            if delta.finish_reason is None and self._plain and not delta.tokens and not getattr(delta, "tool_call", None):
+            if self._reply.route != self._route:  # what was laid by says where answers come from
+                self._route = self._reply.route
+                self._opened.clear()
+            says_more = delta.finish_reason is not None or delta.replaces or delta.tool_call is not None
+            if self._plain and not delta.tokens and not says_more:
                 if not delta.text:
                     if not self._is_chat or delta.index in self._frame.begun:
                         continue

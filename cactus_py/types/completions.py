@@ -113,6 +113,7 @@ class Completion(ResponseModel):
     route: Literal["local", "cloud"] = "local"
     confidence: float | None = None
     decision: RouteDecision | None = None
+    replaces: bool | None = None
     backend: str | None = None
     timings: Timings | None = None
 
