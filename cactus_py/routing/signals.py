@@ -32,7 +32,16 @@ if TYPE_CHECKING:
 
     from ..backends.base import States, Trace
 
-__all__ = ["ANSWER_FEATURES", "FEATURES", "PROMPT_FEATURES", "VERSION", "Device", "PromptSignals", "features", "prompt_features"]
+__all__ = [
+    "ANSWER_FEATURES",
+    "FEATURES",
+    "PROMPT_FEATURES",
+    "VERSION",
+    "Device",
+    "PromptSignals",
+    "features",
+    "prompt_features",
+]
 
 VERSION = 1
 
@@ -123,12 +132,15 @@ _CODE = re.compile(r"```|[{};]\s*$|\b(?:def|return|import|class|function|print|S
 _CAPITALISED = re.compile(r"(?<=[a-z,;] )[A-Z]\w+")
 _LETTERED = re.compile(r"^\s*\(?([A-H])[.):]\s+(\S.*)$", re.MULTILINE)
 _OR = re.compile(r"(?<![\w-])([\w-]+(?: [\w-]+)?),? or ([\w-]+)(?![\w-])|(?<![\w/])([^\W\d_]+(?:/[^\W\d_]+)+)(?![\w/])")
-_CHOICES = re.compile(r"(?:one of|choose from|options?|labels?|categories|either)\b[^:.\n]{0,40}:\s*([^.\n?]{3,200})", re.IGNORECASE)
+_CHOICES = re.compile(
+    r"(?:one of|choose from|options?|labels?|categories|either)\b[^:.\n]{0,40}:\s*([^.\n?]{3,200})", re.IGNORECASE
+)
 
 _ASKS = {
     "asks_number": re.compile(
         r"how (?:many|much|old|long|far|tall)|\bnumber\b|\bdigits?\b|\bcompute\b|\bcalculate\b|\bsum\b|\btotal\b|\bcount\b"
-        r"|what year|which year|\bmaximum\b|\bminimum\b|\blargest\b|\bsmallest\b|\bproduct\b|\bdifference\b|\bremainder\b|=\s*\??\s*$"
+        r"|what year|which year"
+        r"|\bmaximum\b|\bminimum\b|\blargest\b|\bsmallest\b|\bproduct\b|\bdifference\b|\bremainder\b|=\s*\??\s*$"
         r"|\b(?:plus|minus|times|divided by)\b"
     ),
     "asks_word": re.compile(r"\b(?:one|single|a) word\b|\bword only\b|\bonly the (?:word|name)\b|\bname only\b"),
@@ -138,19 +150,27 @@ _ASKS = {
     ),
     "asks_letter": re.compile(r"\bletters?\b"),
     "asks_json": re.compile(r"\bjson\b"),
-    "asks_list": re.compile(r"\bsort|\border\b|\balphabetical|\breverse|\bcomma[- ]separated|\blist\b|\bascending|\bdescending"),
-    "asks_copy": re.compile(r"\brepeat\b|\bcopy\b|\bwrite\b|\becho\b|\bcapital letters\b|\bupper ?case|\blower ?case|\bspell\b"),
+    "asks_list": re.compile(
+        r"\bsort|\border\b|\balphabetical|\breverse|\bcomma[- ]separated|\blist\b|\bascending|\bdescending"
+    ),
+    "asks_copy": re.compile(
+        r"\brepeat\b|\bcopy\b|\bwrite\b|\becho\b|\bcapital letters\b|\bupper ?case|\blower ?case|\bspell\b"
+    ),
     "asks_translation": re.compile(
         r"\btranslat|\bin (?:french|spanish|german|italian|english|latin|portuguese|dutch)\b"
         r"|\b(?:french|spanish|german|italian|portuguese|dutch) (?:word|for)\b"
     ),
-    "asks_opposite": re.compile(r"\bopposite|\bantonym|\bsynonym|\bplural|\bsingular|\bpast (?:tense|participle)|\bcomparative|\bform of\b"),
-    "asks_who_where": re.compile(r"\bwho\b|\bwhere\b|\bwhen\b|\bwhich (?:country|city|person|continent|planet|ocean)\b|\bcapital (?:city )?of\b"),
+    "asks_opposite": re.compile(
+        r"\bopposite|\bantonym|\bsynonym|\bplural|\bsingular|\bpast (?:tense|participle)|\bcomparative|\bform of\b"
+    ),
+    "asks_who_where": re.compile(
+        r"\bwho\b|\bwhere\b|\bwhen\b|\bwhich (?:country|city|person|continent|planet|ocean)\b|\bcapital (?:city )?of\b"
+    ),
     "negation": re.compile(r"\bnot\b|\bexcept\b|\bnever\b|n't\b|\bodd one out\b|\bdoes ?n"),
 }
 _HEDGE = re.compile(
-    r"\b(?:i'm not sure|i am not sure|not sure|i think|maybe|perhaps|probably|might be|it depends|i don't know|i do not know|sorry"
-    r"|i cannot|i can't|unable|as an ai|however|not possible|unclear)\b"
+    r"\b(?:i'm not sure|i am not sure|not sure|i think|maybe|perhaps|probably|might be|it depends|i don't know"
+    r"|i do not know|sorry|i cannot|i can't|unable|as an ai|however|not possible|unclear)\b"
 )
 _PIECE = re.compile(r"\s?[^\W\d_]+|\d|\s?[^\w\s]+|\s+|_+")
 
@@ -158,7 +178,7 @@ _STOP_WORDS = frozenset(
     """a an the of to in on at by for from with as and or but is are was were be been it its this that these those there here
     he she they his her their i you your we our my me do does did has have had can could will would should may not no so
     if then than which what who whom where when why how also very just only answer result correct following given would called
-    known word number letter first sure certainly s t""".split()
+    known word number letter first sure certainly s t""".split()  # noqa: SIM905
 )
 
 
@@ -368,9 +388,7 @@ def _statistics(chosen: Sequence[int], logprobs: list[float], entropies: list[fl
     ]
 
 
-def _places(
-    prompt: PromptSignals, text: str, n_tokens: int
-) -> tuple[list[int], list[int], list[int], list[str], list[str]]:
+def _places(prompt: PromptSignals, text: str, n_tokens: int) -> tuple[list[int], list[int], list[int], list[str], list[str]]:
     """Which tokens carry meaning (`content`), which of these are not in the prompt (`new`), and which are probably the answer
     proper (`key`); then the words, in small letters, and the numbers.
 
@@ -410,7 +428,13 @@ def _places(
             if bare not in prompt.words:
                 new += places
     key = digits if prompt.asks_number and digits else new or content
-    return [p for p in content if p < n_tokens], [p for p in new if p < n_tokens], [p for p in key if p < n_tokens], words, numbers
+    return (
+        [p for p in content if p < n_tokens],
+        [p for p in new if p < n_tokens],
+        [p for p in key if p < n_tokens],
+        words,
+        numbers,
+    )
 
 
 def _longest_echo(words: list[str], known: frozenset[str]) -> float:
