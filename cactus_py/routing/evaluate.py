@@ -18,22 +18,31 @@ Answers of equal confidence are sent in an order that is drawn, so the line betw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InvalidRequestError
+from .confidence import BASELINES, baseline_value
+from .signals import PromptSignals
+
+if TYPE_CHECKING:
+    from .confidence import Calibration
+    from .records import Record
 
 __all__ = [
     "BASELINES",
+    "BEFORE",
     "CONFIDENCE",
     "ORACLE",
     "PARTS",
+    "QUALITIES",
     "RANDOM",
     "SHARES",
+    "STATES",
     "Bin",
     "Curve",
     "Evaluation",
@@ -48,11 +57,14 @@ __all__ = [
     "brier",
     "calibration_error",
     "calibration_floor",
+    "cross_validated",
     "curve",
     "evaluate",
+    "folds",
     "line_of",
     "reliability",
     "roc",
+    "sample_of",
     "wilson",
 ]
 
@@ -60,9 +72,11 @@ Array = NDArray[np.float64]
 Interval = tuple[float, float]
 
 CONFIDENCE = "confidence"  # the name of ours, after the whole answer
-BASELINES = ("mean_logprob", "entropy", "margin")
+BEFORE = "before"  # ours from the prompt alone
+STATES = "with states"  # ours after the whole answer, hidden states and all
 RANDOM, ORACLE = "random", "oracle"
 SHARES = (0.1, 0.2, 0.3, 0.5)  # of the calls, for which tables give the accuracy
+QUALITIES = (0.5, 0.7, 0.9)  # of the answers kept, for which thresholds are tried
 PARTS = (0.5, 0.8)  # of the gap, for which tables give the calls
 _Z95 = 1.959963984540054
 
@@ -495,3 +509,100 @@ def _interval(values: Sequence[float | None]) -> Interval | None:
         return None
     low, high = np.quantile(known, (0.025, 0.975))
     return float(low), float(high)
+
+
+# ---- from records ---------------------------------------------------------------------------------------------------------
+
+
+def sample_of(
+    records: Sequence[Record],
+    calibration: Calibration | Sequence[Calibration],
+    *,
+    assume_cloud: float = 1.0,
+    model: str = "",
+    note: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Sample:
+    """What a calibration says of recorded answers; or one for each record, as cross-validation has them. assume_cloud: the
+    probability that the cloud is right where an item does not say. progress(done, total)."""
+    if not 0 <= assume_cloud <= 1:
+        raise InvalidRequestError(f"the cloud is right with a probability from 0 to 1, not {assume_cloud}", "assume_cloud")
+    if not records:
+        raise InvalidRequestError("there are no answers to evaluate", "records")
+    many = list(calibration) if isinstance(calibration, Sequence) else [calibration] * len(records)
+    if len(many) != len(records):
+        raise InvalidRequestError(f"{len(many)} calibrations cannot rate {len(records)} answers", "calibration")
+    with_states = all(one.has_states_head and record.states is not None for one, record in zip(many, records, strict=True))
+    limits = {id(one): _limits(one) for one in many}
+    ranks: dict[str, list[float]] = {name: [] for name in BASELINES}
+    rated: dict[str, list[float]] = {name: [] for name in (CONFIDENCE, *([STATES] if with_states else []), BEFORE, *BASELINES)}
+    sent: dict[str, list[bool]] = {name: [] for name in limits[id(many[0])]}
+    for done, (record, one) in enumerate(zip(records, many, strict=True), 1):
+        prompt = PromptSignals.of(record.item.messages)
+        confidence = one.after(prompt, record.trace, record.text)
+        rated[CONFIDENCE].append(confidence)
+        if with_states:
+            rated[STATES].append(one.after(prompt, record.trace, record.text, record.states))
+        rated[BEFORE].append(one.before(prompt))
+        for plain in BASELINES:
+            ranks[plain].append(baseline_value(plain, record.trace))
+            rated[plain].append(one.baseline(plain, record.trace))
+        for name, threshold in limits[id(one)].items():
+            sent[name].append(confidence < threshold)
+        if progress is not None:
+            progress(done, len(records))
+    clouds = [record.item.cloud_correct for record in records]
+    return Sample(
+        correct=np.array([record.correct for record in records], np.float64),
+        cloud=np.array([assume_cloud if known is None else float(known) for known in clouds]),
+        groups=tuple(record.item.group for record in records),
+        signals={name: _signal(ranks.get(name, values), values) for name, values in rated.items()},
+        n_assumed=sum(known is None for known in clouds),
+        assume_cloud=assume_cloud,
+        sent={name: np.array(values) for name, values in sent.items()},
+        model=model or many[0].model,
+        note=note or many[0].note,
+    )
+
+
+def folds(records: Sequence[Record], k: int) -> list[list[int]]:
+    """The records in k parts, by number, no group in two of them; the groups go round in the order of their names. Where there
+    is one group only its records do, in their order. Never more parts than there are groups."""
+    names = sorted({record.item.group for record in records})
+    if k < 2 or len(records) < 2:
+        raise InvalidRequestError("cross-validation needs two folds or more, and records for each", "cross_validate")
+    if len(names) == 1:
+        return [list(range(first, len(records), k)) for first in range(min(k, len(records)))]
+    place = {name: i % k for i, name in enumerate(names)}
+    parts: list[list[int]] = [[] for _ in range(min(k, len(names)))]
+    for i, record in enumerate(records):
+        parts[place[record.item.group]].append(i)
+    return parts
+
+
+def cross_validated(
+    records: Sequence[Record],
+    k: int,
+    train: Callable[[list[Record]], Calibration],
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Calibration]:
+    """For each record a calibration that was made without its part of `folds`. progress(folds done, of)."""
+    parts = folds(records, k)
+    found: dict[int, Calibration] = {}
+    for done, part in enumerate(parts, 1):
+        without = set(part)
+        one = train([record for i, record in enumerate(records) if i not in without])
+        found |= dict.fromkeys(part, one)
+        if progress is not None:
+            progress(done, len(parts))
+    return [found[i] for i in range(len(records))]
+
+
+def _limits(calibration: Calibration) -> dict[str, float]:
+    """The thresholds to try."""
+    found = {f"share {share:g}": calibration.threshold_for_share(share) for share in SHARES}
+    return found | {f"quality {quality:g}": calibration.threshold_for_quality(quality) for quality in QUALITIES}
+
+
+def _signal(ranks: Sequence[float], probabilities: Sequence[float]) -> Signal:
+    return Signal(np.array(ranks, np.float64), np.array(probabilities, np.float64))
