@@ -156,12 +156,26 @@ def model_name(settings: Settings) -> str:
     return entry.name if entry is not None else Path(base).stem.lower() if base.lower().endswith(".gguf") else base
 
 
+def sha256_of(settings: Settings) -> str | None:
+    """That of the model's file; None where it is not on this machine, as it need not be for records."""
+    from cactus_py import hub
+    from cactus_py.errors import CactusError
+
+    store = hub.Store(settings.home)
+    try:
+        return hub.file_sha256(hub.resolve(settings.model, pull=False, store=store), store)
+    except CactusError:
+        return None
+
+
 def calibration_of(settings: Settings, file: Path | None = None) -> Calibration:
     """The calibration of the settings' model, or that of a file."""
     from cactus_py import hub
     from cactus_py.routing.confidence import Calibration, find
 
-    return Calibration.load(file) if file is not None else find(model_name(settings), hub.Store(settings.home).home)
+    if file is not None:
+        return Calibration.load(file)
+    return find(model_name(settings), hub.Store(settings.home).home, sha256_of(settings))
 
 
 def trainer() -> Callable[..., tuple[Calibration, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,7 +57,7 @@ def calibrate(
     the router uses for this model from then on."""
     from cactus_py import hub
     from cactus_py.cli._common import as_dict, print_json
-    from cactus_py.cli._router import answers, model_name, progress, trainer, words
+    from cactus_py.cli._router import answers, model_name, progress, sha256_of, trainer, words
     from cactus_py.config import load_settings
     from cactus_py.errors import InvalidRequestError
     from cactus_py.routing.confidence import SUFFIX
@@ -71,7 +72,7 @@ def calibrate(
     if unknown:
         raise InvalidRequestError(f'there is no group "{sorted(unknown)[0]}" in the data to hold out', "hold_out")
     path = output or hub.Store(settings.home).home / "catalog" / f"{name}{SUFFIX}"
-    made, report = train(answered, model=name, held_out_groups=held_out)
+    made, report = train(answered, model=name, held_out_groups=held_out, sha256=sha256_of(settings), progress=_say)
     made.save(path)
     tested = [record for record in answered if record.item.group in held_out]
     found = None
@@ -251,6 +252,10 @@ def _print(found: Evaluation) -> None:
         print(f"\n{table.title}{' ' + table.note if table.note else ''}")
         rows = [tuple(printable(cell) for cell in row) for row in table.rows]
         print_table(table.heads, rows, right=range(1, len(table.heads)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _figures(at: Mapping[Any, float]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,6 +29,7 @@ _COLOURS = {
     ORACLE: _INK,
 }
 _DASHES = {RANDOM: (1, 2), ORACLE: (6, 2)}
+Corner = Literal["upper left", "lower right"]
 _MAX_POINTS = 160  # of a line
 
 
@@ -53,11 +54,12 @@ def draw(folder: Path, sample: Sample, found: Evaluation, prefix: str = "") -> l
     paths = []
     for name, paint in pictures.items():
         paths.append(folder / f"{prefix}{name}.svg")
-        _save(paths[-1], paint)
+        _save(paths[-1], paint, "upper left" if name == "reliability" else "lower right")
     return paths
 
 
-def _save(path: Path, paint: Callable[[Any], None]) -> None:
+def _save(path: Path, paint: Callable[[Any], None], corner: Corner) -> None:
+    """corner: where the legend is."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -80,7 +82,7 @@ def _save(path: Path, paint: Callable[[Any], None]) -> None:
         for text in (axes.xaxis.label, axes.yaxis.label):
             text.set_color(_INK)
             text.set_fontsize(9)
-        axes.legend(fontsize=8, frameon=False, labelcolor=_INK, loc="lower right")
+        axes.legend(fontsize=8, frameon=False, labelcolor=_INK, loc=corner)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
