@@ -1,0 +1,526 @@
+"""What can be noticed of a request, of the answer that is being made to it, and of the device: numbers, in a fixed order.
+
+`PromptSignals` is made once per request, from its text alone. `features` joins it with what the engine noticed of the answer's
+tokens (`Trace`) and with the answer's text; the vector's places are named by `FEATURES`, and `VERSION` goes up when a place or
+its meaning changes, so that a calibration is never read against other numbers than it was fitted to. An answer may be a
+beginning: everything is defined for it, the trace's `finish_reason` is None then.
+
+Nothing here knows a model: sums and quantiles of log-probabilities, of entropies (nats) and of margins (logits) mean the same
+for every vocabulary, or nearly so. A small model is most often wrong where it hesitates about the words that ARE the answer,
+and not about "The answer is", so the tokens are laid along the text's words, and the same statistics are taken of the words
+that carry meaning, and of those that the prompt does not hold already.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from ..backends.base import States, Trace
+
+__all__ = [
+    "ANSWER_FEATURES",
+    "FEATURES",
+    "PROMPT_FEATURES",
+    "VERSION",
+    "Device",
+    "PromptSignals",
+    "features",
+    "prompt_features",
+]
+
+VERSION = 1
+
+_HEAD_CHARS = 2000  # of a long prompt its beginning and its end are read: the question is in one of them
+_TAIL_CHARS = 4000
+
+PROMPT_FEATURES = (
+    "log_chars",
+    "log_words",
+    "word_chars",
+    "digit_share",
+    "numbers",
+    "log_largest",
+    "longest_number",
+    "decimals",
+    "operators",
+    "list_items",
+    "quoted",
+    "lines",
+    "capitals",
+    "non_ascii",
+    "code",
+    "questions",
+    "turns",
+    "system",
+    "tools",
+    "schema",
+    "options",
+    "asks_number",
+    "asks_word",
+    "asks_only",
+    "asks_yes_no",
+    "asks_letter",
+    "asks_json",
+    "asks_list",
+    "asks_copy",
+    "asks_translation",
+    "asks_opposite",
+    "asks_who_where",
+    "negation",
+)
+
+_TOKEN_SETS = ("all", "content", "new", "key")
+_TOKEN_STATISTICS = ("sum", "mean", "min", "first", "entropy", "max_entropy", "margin", "min_margin")
+
+ANSWER_FEATURES = (
+    *(f"{name}_{statistic}" for name in _TOKEN_SETS for statistic in _TOKEN_STATISTICS),
+    "low_logprob",
+    "low_entropy",
+    "low_margin",
+    "second",
+    "second_margin",
+    "last",
+    "unsure",
+    "very_unsure",
+    "trend",
+    "log_tokens",
+    "ended",
+    "cut",
+    "answer_words",
+    "answer_numbers",
+    "only_number",
+    "log_number",
+    "number_from_prompt",
+    "new_words",
+    "restates",
+    "repeats",
+    "hedges",
+    "answer_lines",
+    "is_option",
+    "lacks_number",
+    "too_many_words",
+    "lacks_yes_no",
+    "lacks_json",
+    "tokens_per_char",
+    "prompt_tokens_per_char",
+)
+
+FEATURES = PROMPT_FEATURES + ANSWER_FEATURES
+
+_WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
+_NUMBER = re.compile(r"\d+(?:,\d{3})+(?!\d)|\d+")
+_DECIMAL = re.compile(r"\d[.]\d")
+_OPERATOR = re.compile(r"\d\s*(?:[-+*/×÷^=<>]|plus|minus|times|divided by|multiplied by)\s*\(?-?\d")
+_ITEM = re.compile(r"[^\s,;|][^,;|\n]{0,60}[,;|]|^\s*(?:[-*•]|\d+[.)])\s", re.MULTILINE)
+_QUOTED = re.compile(r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|(?<!\w)'[^'\n]{1,80}'(?!\w)|`[^`\n]{1,200}`")
+_CODE = re.compile(r"```|[{};]\s*$|\b(?:def|return|import|class|function|print|SELECT)\b|=>|\(\)|==", re.MULTILINE)
+_CAPITALISED = re.compile(r"(?<=[a-z,;] )[A-Z]\w+")
+_LETTERED = re.compile(r"^\s*\(?([A-H])[.):]\s+(\S.*)$", re.MULTILINE)
+_OR = re.compile(r"(?<![\w-])([\w-]+(?: [\w-]+)?),? or ([\w-]+)(?![\w-])|(?<![\w/])([^\W\d_]+(?:/[^\W\d_]+)+)(?![\w/])")
+_CHOICES = re.compile(
+    r"(?:one of|choose from|options?|labels?|categories|either)\b[^:.\n]{0,40}:\s*([^.\n?]{3,200})", re.IGNORECASE
+)
+
+_ASKS = {
+    "asks_number": re.compile(
+        r"how (?:many|much|old|long|far|tall)|\bnumber\b|\bdigits?\b|\bcompute\b|\bcalculate\b|\bsum\b|\btotal\b|\bcount\b"
+        r"|what year|which year"
+        r"|\bmaximum\b|\bminimum\b|\blargest\b|\bsmallest\b|\bproduct\b|\bdifference\b|\bremainder\b|=\s*\??\s*$"
+        r"|\b(?:plus|minus|times|divided by)\b"
+    ),
+    "asks_word": re.compile(r"\b(?:one|single|a) word\b|\bword only\b|\bonly the (?:word|name)\b|\bname only\b"),
+    "asks_only": re.compile(r"\bonly\b|\bnothing else\b|\bjust\b|\bexactly\b|\bno explanation\b|\bwithout\b"),
+    "asks_yes_no": re.compile(
+        r"\byes or no\b|\byes/no\b|\btrue or false\b|(?:^|[.?!]\s+)(?:is|are|was|were|does|do|did|can|has|have|will)\b[^?.]*\?"
+    ),
+    "asks_letter": re.compile(r"\bletters?\b"),
+    "asks_json": re.compile(r"\bjson\b"),
+    "asks_list": re.compile(
+        r"\bsort|\border\b|\balphabetical|\breverse|\bcomma[- ]separated|\blist\b|\bascending|\bdescending"
+    ),
+    "asks_copy": re.compile(
+        r"\brepeat\b|\bcopy\b|\bwrite\b|\becho\b|\bcapital letters\b|\bupper ?case|\blower ?case|\bspell\b"
+    ),
+    "asks_translation": re.compile(
+        r"\btranslat|\bin (?:french|spanish|german|italian|english|latin|portuguese|dutch)\b"
+        r"|\b(?:french|spanish|german|italian|portuguese|dutch) (?:word|for)\b"
+    ),
+    "asks_opposite": re.compile(
+        r"\bopposite|\bantonym|\bsynonym|\bplural|\bsingular|\bpast (?:tense|participle)|\bcomparative|\bform of\b"
+    ),
+    "asks_who_where": re.compile(
+        r"\bwho\b|\bwhere\b|\bwhen\b|\bwhich (?:country|city|person|continent|planet|ocean)\b|\bcapital (?:city )?of\b"
+    ),
+    "negation": re.compile(r"\bnot\b|\bexcept\b|\bnever\b|n't\b|\bodd one out\b|\bdoes ?n"),
+}
+_HEDGE = re.compile(
+    r"\b(?:i'm not sure|i am not sure|not sure|i think|maybe|perhaps|probably|might be|it depends|i don't know"
+    r"|i do not know|sorry|i cannot|i can't|unable|as an ai|however|not possible|unclear)\b"
+)
+_PIECE = re.compile(r"\s?[^\W\d_]+|\d|\s?[^\w\s]+|\s+|_+")
+
+_STOP_WORDS = frozenset(
+    """a an the of to in on at by for from with as and or but is are was were be been it its this that these those there here
+    he she they his her their i you your we our my me do does did has have had can could will would should may not no so
+    if then than which what who whom where when why how also very just only answer result correct following given would called
+    known word number letter first sure certainly s t""".split()  # noqa: SIM905
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSignals:
+    """What the text of a request says about how hard it is, and what an answer to it should look like."""
+
+    values: tuple[float, ...]  # in the order of PROMPT_FEATURES
+    words: frozenset[str]  # small letters
+    numbers: frozenset[str]  # as written, without the commas of thousands
+    options: tuple[str, ...]  # what there is to choose from, small letters; empty if that is open
+    chars: int
+    asks_number: bool
+    asks_word: bool
+    asks_yes_no: bool
+    asks_json: bool
+
+    @classmethod
+    def of(cls, prompt: str | Sequence[Mapping[str, Any]], *, tools: bool = False, schema: bool = False) -> PromptSignals:
+        """Of a plain prompt, or of messages in OpenAI's form. tools: functions are offered; schema: the answer's form is
+        enforced."""
+        if isinstance(prompt, str):
+            text, context, turns, system = prompt, "", 1, False
+        else:
+            said = [(str(message.get("role", "")), _text_of(message.get("content"))) for message in prompt]
+            asked = [index for index, (role, _) in enumerate(said) if role == "user"]
+            last = asked[-1] if asked else len(said) - 1
+            text = said[last][1] if said else ""
+            context = "\n".join(part for index, (_, part) in enumerate(said) if index != last and part)
+            turns, system = max(1, len(asked)), any(role in ("system", "developer") for role, _ in said)
+        return _read_prompt(_shortened(text), _shortened(context), turns, system, tools, schema)
+
+
+def _text_of(content: Any) -> str:
+    """The text of a message's content, which may be parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, Iterable) and not isinstance(content, Mapping):
+        return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return ""
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _HEAD_CHARS + _TAIL_CHARS:
+        return text
+    return text[:_HEAD_CHARS] + "\n" + text[-_TAIL_CHARS:]
+
+
+def _read_prompt(text: str, context: str, turns: int, system: bool, tools: bool, schema: bool) -> PromptSignals:
+    whole = f"{context}\n{text}" if context else text
+    lower, question = whole.lower(), text.lower()
+    words = _WORD.findall(lower)
+    numbers = [number.replace(",", "") for number in _NUMBER.findall(whole)]
+    asks = {name: pattern.search(lower if name in _IN_CONTEXT else question) is not None for name, pattern in _ASKS.items()}
+    options = _options_of(text)
+    n_chars = max(1, len(whole))
+    largest = max((float(number[:18]) for number in numbers), default=0.0)
+    values = {
+        "log_chars": math.log(n_chars),
+        "log_words": math.log1p(len(words)),
+        "word_chars": sum(map(len, words)) / max(1, len(words)),
+        "digit_share": sum(map(len, numbers)) / n_chars,
+        "numbers": math.log1p(len(numbers)),
+        "log_largest": math.log1p(largest),
+        "longest_number": float(min(20, max(map(len, numbers), default=0))),
+        "decimals": float(_DECIMAL.search(whole) is not None),
+        "operators": float(min(10, len(_OPERATOR.findall(lower)))),
+        "list_items": math.log1p(len(_ITEM.findall(whole))),
+        "quoted": float(min(5, len(_QUOTED.findall(whole)))),
+        "lines": math.log1p(whole.count("\n")),
+        "capitals": min(1.0, len(_CAPITALISED.findall(whole)) / max(1, len(words))),
+        "non_ascii": 0.0 if whole.isascii() else sum(char > "\x7f" for char in whole) / n_chars,
+        "code": float(min(5, len(_CODE.findall(whole)))),
+        "questions": float(min(5, whole.count("?"))),
+        "turns": math.log(turns),
+        "system": float(system),
+        "tools": float(tools),
+        "schema": float(schema),
+        "options": float(min(10, len(options))),
+        **{name: float(found) for name, found in asks.items()},
+    }
+    return PromptSignals(
+        values=tuple(values[name] for name in PROMPT_FEATURES),
+        words=frozenset(words),
+        numbers=frozenset(numbers),
+        options=options,
+        chars=n_chars,
+        asks_number=asks["asks_number"],
+        asks_word=asks["asks_word"],
+        asks_yes_no=asks["asks_yes_no"],
+        asks_json=asks["asks_json"] or schema,
+    )
+
+
+_IN_CONTEXT = frozenset(("asks_word", "asks_only", "asks_json"))  # often said in the system message
+
+
+def _options_of(text: str) -> tuple[str, ...]:
+    """What a question offers: lettered lines, "one of: x, y", "x or y", "x/y"."""
+    lettered = _LETTERED.findall(text)
+    if len(lettered) >= 2:
+        return tuple(option for letter, content in lettered for option in (letter.lower(), content.strip().lower()))
+    listed = _CHOICES.search(text)
+    if listed:
+        found = tuple(part.strip(" '\"()").lower() for part in re.split(r",|/|;|\bor\b", listed[1]))
+        return tuple(part for part in found if part)[:12]
+    either = None
+    for either in _OR.finditer(text):  # the last one: it stands in the question  # noqa: B007
+        pass
+    if either is None:
+        return ()
+    if either[3]:
+        return tuple(part.lower() for part in either[3].split("/"))
+    left = either[1].lower().split()
+    return (left[-1], either[2].lower())
+
+
+def prompt_features(prompt: PromptSignals) -> NDArray[np.float64]:
+    """float64 [len(PROMPT_FEATURES)]"""
+    return np.array(prompt.values)
+
+
+def features(prompt: PromptSignals, trace: Trace, text: str, states: States | None = None) -> NDArray[np.float64]:
+    """float64 [len(FEATURES)], and behind them, with states, those of `States` (prompt, mean, last), 3 * d_model more."""
+    vector = np.array((*prompt.values, *_answer_values(prompt, trace, text)))
+    if states is None:
+        return vector
+    return np.concatenate([vector, states.prompt, states.mean, states.last])
+
+
+def _answer_values(prompt: PromptSignals, trace: Trace, text: str) -> list[float]:
+    n = len(trace)
+    logprobs = [max(-20.0, value) if value == value else -20.0 for value in trace.logprobs]
+    entropies = [min(12.0, value) if value == value else 12.0 for value in trace.entropies]
+    margins = [min(20.0, max(0.0, value)) if value == value else 0.0 for value in trace.margins]
+    ended = trace.finish_reason == "stop"
+    if n == 0:
+        logprobs, entropies, margins = [0.0], [0.0], [20.0]
+    shown = max(1, len(logprobs) - (1 if ended and n > 1 else 0))  # the token that ends an answer is no part of its text
+    lower = text.lower()
+    content, new, key, words, numbers = _places(prompt, text, shown)
+    values: list[float] = []
+    everywhere = range(len(logprobs))
+    for chosen in (everywhere, content or range(shown), new or content or range(shown), key or range(shown)):
+        values += _statistics(chosen, logprobs, entropies, margins)
+    size = len(logprobs)
+    low = size // 10
+    sorted_logprobs, sorted_entropies, sorted_margins = sorted(logprobs), sorted(entropies), sorted(margins)
+    half = size // 2
+    second = 1 if size > 1 else 0
+    answered = [number.replace(",", "") for number in numbers]
+    n_words = len(words)
+    in_prompt = sum(number in prompt.numbers for number in answered)
+    stripped = lower.strip(" \n\t.!\"'*`()")
+    n_lacking = 0.0
+    if prompt.options:
+        n_lacking = 1.0 if stripped in prompt.options else 0.5 if any(word in prompt.options for word in words[:8]) else -1.0
+    values += (
+        sorted_logprobs[low],
+        sorted_entropies[size - 1 - low],
+        sorted_margins[low],
+        logprobs[second],
+        margins[second],
+        logprobs[-1],
+        sum(value < -0.7 for value in logprobs) / size,
+        float(min(8, sum(value < -1.6 for value in logprobs))),
+        0.0 if half == 0 else sum(logprobs[half:]) / (size - half) - sum(logprobs[:half]) / half,
+        math.log(size),
+        float(ended),
+        float(trace.finish_reason == "length"),
+        math.log1p(n_words),
+        math.log1p(len(answered)),
+        float(bool(answered) and n_words == 0),
+        0.0 if not answered else math.log1p(float(answered[-1][:18])),
+        in_prompt / len(answered) if answered else 0.5,
+        sum(word not in prompt.words for word in words) / n_words if n_words else 0.5,
+        _longest_echo(words, prompt.words),
+        _repetition(text),
+        float(_HEDGE.search(lower) is not None),
+        math.log1p(text.strip().count("\n")),
+        n_lacking,
+        float(prompt.asks_number and not answered),
+        float(prompt.asks_word and n_words + len(answered) > 2),
+        float(prompt.asks_yes_no and not lower.lstrip().startswith(("yes", "no", "true", "false"))),
+        float(prompt.asks_json and not _is_json(text)),
+        shown / max(1, len(text)),
+        trace.prompt_tokens / prompt.chars,
+    )
+    return values
+
+
+def _statistics(chosen: Sequence[int], logprobs: list[float], entropies: list[float], margins: list[float]) -> list[float]:
+    """In the order of _TOKEN_STATISTICS."""
+    some_logprobs = [logprobs[index] for index in chosen]
+    some_entropies = [entropies[index] for index in chosen]
+    some_margins = [margins[index] for index in chosen]
+    n, total = len(some_logprobs), sum(some_logprobs)
+    return [
+        max(-60.0, total),
+        total / n,
+        min(some_logprobs),
+        some_logprobs[0],
+        sum(some_entropies) / n,
+        max(some_entropies),
+        sum(some_margins) / n,
+        min(some_margins),
+    ]
+
+
+def _places(prompt: PromptSignals, text: str, n_tokens: int) -> tuple[list[int], list[int], list[int], list[str], list[str]]:
+    """Which tokens carry meaning (`content`), which of these are not in the prompt (`new`), and which are probably the answer
+    proper (`key`); then the words, in small letters, and the numbers.
+
+    Tokens have no text here: they are laid along the words, one each, and what there is more goes to the longest. That is what
+    byte-pair vocabularies do, nearly: a digit or a common word is one token.
+    """
+    pieces = [match[0] for match in _PIECE.finditer(text[: 8 * n_tokens + 64])]
+    words, numbers = _WORD.findall(text.lower()), _NUMBER.findall(text)
+    if not pieces:
+        return [], [], [], words, numbers
+    counts = [1] * len(pieces)
+    for _ in range(min(200, n_tokens - len(pieces))):
+        longest = max(range(len(pieces)), key=lambda index: len(pieces[index]) / counts[index])
+        counts[longest] += 1
+    content: list[int] = []
+    new: list[int] = []
+    digits: list[int] = []
+    run: list[int] = []
+    place = 0.0
+    step = min(1.0, n_tokens / len(pieces))
+    before_digit = False
+    for piece, count in zip(pieces, counts, strict=True):
+        first = int(place)
+        place += count * step
+        places = range(first, max(first + 1, min(n_tokens, int(place))))
+        bare = piece.strip().lower()
+        if bare.isdigit():
+            content += places
+            new += places
+            run = [*run, *places] if before_digit else list(places)
+            digits = run
+            before_digit = True
+            continue
+        before_digit = before_digit and bare in (",", ".")
+        if bare and bare[0].isalpha() and bare not in _STOP_WORDS:
+            content += places
+            if bare not in prompt.words:
+                new += places
+    key = digits if prompt.asks_number and digits else new or content
+    return (
+        [p for p in content if p < n_tokens],
+        [p for p in new if p < n_tokens],
+        [p for p in key if p < n_tokens],
+        words,
+        numbers,
+    )
+
+
+def _longest_echo(words: list[str], known: frozenset[str]) -> float:
+    """How many words the answer begins with that the prompt holds, at most 12."""
+    n = 0
+    for word in words[:12]:
+        if word not in known and word not in _STOP_WORDS:
+            break
+        n += 1
+    return float(n)
+
+
+def _repetition(text: str) -> float:
+    """How much of a text says what was said before, 0 to 1; short texts repeat nothing."""
+    if len(text) < 40:
+        return 0.0
+    raw = text[:4000].encode("utf-8", "replace")
+    return max(0.0, 1.0 - (len(zlib.compress(raw, 1)) - 8) / (0.75 * len(raw)))
+
+
+def _is_json(text: str) -> bool:
+    stripped = text.strip()
+    if not stripped or stripped[0] not in "{[" or len(stripped) > 100_000:
+        return False
+    try:
+        json.loads(stripped)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """How the machine fares. None: the platform does not tell."""
+
+    load: float | None  # processes that want a CPU over the last minute, for each CPU
+    free_bytes: int | None  # memory that could be had
+    battery: float | None  # charge, 0 to 1; None also without a battery
+    on_battery: bool | None
+
+    @classmethod
+    def now(cls) -> Device:
+        """What is known, at most a second old."""
+        global _device
+        at = time.monotonic()
+        if _device is None or at - _device[0] >= 1.0:
+            _device = (at, cls(_load(), _free_bytes(), *_battery(Path("/sys/class/power_supply"))))
+        return _device[1]
+
+
+_device: tuple[float, Device] | None = None
+
+
+def _load() -> float | None:
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):
+        return None
+
+
+def _free_bytes(path: Path = Path("/proc/meminfo")) -> int | None:
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d{1,15}) kB", path.read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        found = None
+    if found is not None:
+        return int(found[1]) * 1024
+    if sys.platform == "win32":
+        return None
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return None
+
+
+def _battery(folder: Path) -> tuple[float | None, bool | None]:
+    """Charge and whether nothing else powers the machine, as Linux tells them."""
+    charge: float | None = None
+    discharging: bool | None = None
+    try:
+        for supply in sorted(folder.iterdir()):
+            if (supply / "type").read_text().strip() != "Battery" or (supply / "scope").exists():  # scope: a mouse's, say
+                continue
+            charge = min(1.0, max(0.0, int((supply / "capacity").read_text()) / 100))
+            discharging = (supply / "status").read_text().strip() == "Discharging"
+            break
+    except (OSError, ValueError):
+        pass
+    return charge, discharging
