@@ -1,4 +1,5 @@
-"""The `cactus-py` command. One module per command, `cli/NAME.py`, which defines `command`; it is imported only when asked for.
+"""The `cactus-py` command. One module per command, `cli/NAME.py`, which defines `command`, or `commands` by name where it has
+several; it is imported only when asked for.
 
 What a command raises becomes one sentence on stderr and exit status 1 (a traceback with --debug); wrong usage is status 2,
 Ctrl-C 130. Options before the command's name belong to all of them.
@@ -11,7 +12,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -29,6 +30,7 @@ COMMANDS = {
     "transcribe": "Write down the speech of an audio file.",
     "convert": "Make a GGUF file of a Hugging Face checkpoint.",
     "quantize": "Make a smaller model from a GGUF file.",
+    "router": "Calibrate how sure to be of a model's answers, and measure it.",
     "bench": "Measure the speed and the memory of a model on this machine.",
     "doctor": "Check this machine, the engine and the settings.",
 }
@@ -69,11 +71,22 @@ def _application(words: Sequence[str]) -> typer.Typer:
     asked = next((word for word in words if not word.startswith("-")), None)
     for name, sentence in COMMANDS.items():
         if name == asked:
-            command = importlib.import_module(f"cactus_py.cli.{name}").command
-            application.command(name)(_guarded(command, state))
+            module = importlib.import_module(f"cactus_py.cli.{name}")
+            if hasattr(module, "commands"):
+                application.add_typer(_family(module.commands, state), name=name, help=sentence)
+            else:
+                application.command(name)(_guarded(module.command, state))
         else:
             application.command(name, help=sentence)(_unused)
     return application
+
+
+def _family(commands: Mapping[str, Callable[..., Any]], state: dict[str, bool]) -> typer.Typer:
+    """Commands under one name."""
+    family = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    for name, command in commands.items():
+        family.command(name)(_guarded(command, state))
+    return family
 
 
 def _unused() -> None:
