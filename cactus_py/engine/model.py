@@ -394,7 +394,8 @@ class Generation(_NotCopied):
 
         ffi, lib = _ffi.load()
         rows = np.empty((3, self._d_model), dtype=np.float32)
-        prompt, mean, last = (ffi.cast("float *", row.ctypes.data) for row in rows)
+        room = ffi.cast("float *", rows.ctypes.data)
+        prompt, mean, last = room, room + self._d_model, room + 2 * self._d_model
         n, error = ffi.new("int32_t *"), _status.new_error()
         _status.check(lib.cactus_request_states(self._handle, prompt, mean, last, self._d_model, n, error), error)
         return GenerationStates(rows[0], rows[1], rows[2], n[0]) if n[0] > 0 else None

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DRAW_BLOCK = 1024 };
+enum { DRAW_BLOCK = 1024, BEST_BLOCK = 4096 };
 
 typedef struct candidate {
     float score; /* after temperature, relative to the best: <= 0 */
@@ -172,6 +172,29 @@ static void apply_mask(float *scores, int32_t n_vocab, const uint32_t *mask)
     }
 }
 
+/* The first index of the largest score, and the largest of the others. Block by block, so that what is read again is still near. */
+static size_t find_two_best(const ct_kernels *k, const float *x, size_t n, float *max, float *second)
+{
+    size_t best = 0;
+    float here;
+    *max = *second = -INFINITY;
+    for (size_t first = 0; first < n; first += BEST_BLOCK) {
+        size_t at = k->max_index(x + first, ct_min_size(BEST_BLOCK, n - first), &here);
+        if (here > *max) *second = *max, *max = here, best = first + at;
+        else *second = fmaxf(*second, here);
+    }
+    size_t first = best - best % BEST_BLOCK, end = ct_min_size(first + BEST_BLOCK, n);
+    if (best > first) {
+        k->max_index(x + first, best - first, &here);
+        *second = fmaxf(*second, here);
+    }
+    if (best + 1 < end) {
+        k->max_index(x + best + 1, end - best - 1, &here);
+        *second = fmaxf(*second, here);
+    }
+    return best;
+}
+
 /* The n best of the scores, best first, ties to the lower id. n is small. */
 static void find_top(const float *logits, int32_t n_vocab, int32_t n, int32_t *ids)
 {
@@ -292,14 +315,9 @@ bool ct_sampler_choose(ct_sampler *s, const ct_kernels *k, const float *logits, 
                        const uint32_t *mask, ct_choice *choice)
 {
     size_t n_vocab = (size_t)s->n_vocab;
-    float max, second = -INFINITY, other, sum, weighted;
-    size_t best = k->max_index(logits, n_vocab, &max);
+    float max, second, sum, weighted;
+    size_t best = find_two_best(k, logits, n_vocab, &max, &second);
     if (!isfinite(max)) return false;
-    if (best > 0) k->max_index(logits, best, &second);
-    if (best + 1 < n_vocab) {
-        k->max_index(logits + best + 1, n_vocab - best - 1, &other);
-        second = fmaxf(second, other);
-    }
     k->softmax_stats(logits, n_vocab, max, &sum, &weighted);
     double log_z = (double)max + log((double)sum), entropy = log((double)sum) - (double)weighted / (double)sum;
     choice->entropy = entropy > 0.0 ? (float)entropy : 0.0f;

@@ -97,6 +97,42 @@ TEST(statistics_of_a_choice)
     ct_sampler_free(sampler);
 }
 
+/* The best and the second best wherever they are, also both in one place, twice the same, or beside what is no number. */
+TEST(margins_of_any_place)
+{
+    enum { MOST = 20000 };
+    static float scores[MOST];
+    static const size_t sizes[] = {1, 2, 17, 4095, 4096, 4097, 8192, 8193, MOST};
+    test_rng rng = {21};
+    for (size_t z = 0; z < sizeof sizes / sizeof sizes[0]; z++) {
+        size_t n = sizes[z], places[] = {0, n - 1, n / 2, 4095 % n, 4096 % n, test_below(&rng, (uint32_t)n)};
+        cactus_sampling s = defaults();
+        cactus_error err = {0};
+        ct_sampler *sampler = NULL;
+        ct_choice got;
+        s.temperature = 0.0f;
+        CHECK_INT(ct_sampler_create(&s, (int32_t)n, NULL, 0, false, &sampler, &err), CACTUS_OK);
+        for (size_t a = 0; a < 6; a++)
+            for (size_t b = 0; b < 6; b++)
+                for (int kind = 0; kind < 3; kind++) {
+                    for (size_t i = 0; i < n; i++) scores[i] = kind == 2 && i % 3 == 0 ? NAN : kind == 1 && i % 2 == 0 ? -INFINITY : test_uniform(&rng);
+                    scores[places[a]] = 5.0f;
+                    scores[places[b]] = kind == 1 ? 5.0f : 7.5f;
+                    size_t best = 0;
+                    float second = -INFINITY;
+                    while (!(scores[best] == scores[places[b]])) best++;
+                    for (size_t i = 0; i < n; i++)
+                        if (i != best && scores[i] > second) second = scores[i];
+                    CHECK(ct_sampler_choose(sampler, ct_kernels_get(NULL), scores, NULL, 0, NULL, &got));
+                    CHECK_UINT(got.id, best);
+                    CHECK_FLOAT(got.margin, n > 1 ? scores[best] - second : 0.0f);
+                }
+        for (size_t i = 0; i < n; i++) scores[i] = i % 2 == 0 ? -INFINITY : NAN;
+        CHECK(!ct_sampler_choose(sampler, ct_kernels_get(NULL), scores, NULL, 0, NULL, &got));
+        ct_sampler_free(sampler);
+    }
+}
+
 TEST(draws_follow_the_distribution)
 {
     fill(2, 4.0f);

@@ -7,7 +7,7 @@
 #include "engine/engine.h"
 #include "tests/engine_fixture.h"
 
-enum { LONG = 160, MOST = 60, D = 128, N_MANY = 8, CONTEXT = 512 };
+enum { LONG = 160, MOST = 40, D = 128, N_MANY = 8, CONTEXT = 512 };
 
 static int32_t prompt[LONG];
 
@@ -119,11 +119,11 @@ TEST(states_are_those_of_plain_passes)
     static output plain, out;
     static truth t;
     int32_t n_drafted = 0, n_accepted = 0;
-    for (uint64_t seed = 0; seed < 6; seed++) {
+    for (uint64_t seed = 0; seed < 4; seed++) {
         make_prompt(seed);
         cactus_engine *engine = make_engine(1, 0, 0, 0);
         size_t n = seed == 2 ? 1 : 20 + 9 * seed;
-        cactus_request_params p = repetitive(n, 50, seed);
+        cactus_request_params p = repetitive(n, 36, seed);
         (void)complete(engine, &p, &plain, NULL);
         find_truth(prompt, n, &plain, CONTEXT, 0, &t);
         p.pool_states = 1;
@@ -136,7 +136,7 @@ TEST(states_are_those_of_plain_passes)
         }
         cactus_engine_free(engine);
     }
-    CHECK_MSG(n_accepted > 50 && n_drafted > n_accepted + 10, "%d drafts of %d were right", n_accepted, n_drafted);
+    CHECK_MSG(n_accepted > 20 && n_drafted > n_accepted + 5, "%d drafts of %d were right", n_accepted, n_drafted);
 }
 
 /* Eight at once that begin alike, some without states, some with drafts: with room, and where they give way to one another. */
@@ -144,13 +144,13 @@ TEST(states_in_company)
 {
     static output alone[N_MANY], out;
     static truth t[N_MANY];
-    static const int32_t batches[] = {0, 1, 7, 33};
+    static const int32_t batches[] = {0, 1, 13};
     cactus_engine_info info = {.struct_size = sizeof info};
     make_prompt(10);
     cactus_engine *engine = make_engine(2, 0, 0, 0);
     CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
     for (size_t i = 0; i < N_MANY; i++) {
-        cactus_request_params p = repetitive(70 - i % 3, 30, i);
+        cactus_request_params p = repetitive(70 - i % 3, 16, i);
         (void)complete(engine, &p, &alone[i], NULL);
         find_truth(prompt, 70 - i % 3, &alone[i], CONTEXT, 0, &t[i]);
     }
@@ -161,7 +161,7 @@ TEST(states_in_company)
             cactus_request *requests[N_MANY];
             engine = make_engine(2, 128, scarce ? 6 * page_bytes : 0, batches[b]);
             for (size_t i = 0; i < N_MANY; i++) {
-                cactus_request_params p = repetitive(70 - i % 3, 30, i);
+                cactus_request_params p = repetitive(70 - i % 3, 16, i);
                 p.pool_states = i != 3;
                 p.speculation = i % 4 == 0 ? 0 : 8;
                 p.no_prefixes = i == 5;
@@ -170,7 +170,7 @@ TEST(states_in_company)
             for (size_t i = 0; i < N_MANY; i++) {
                 collect(requests[i], &out);
                 check_same(&alone[i], &out);
-                if (i != 3) CHECK_UINT(check_states(requests[i], &t[i]), 30);
+                if (i != 3) CHECK_UINT(check_states(requests[i], &t[i]), 16);
                 cactus_request_free(requests[i]);
             }
             CHECK_INT(cactus_engine_get_info(engine, &info, NULL), CACTUS_OK);
@@ -280,8 +280,8 @@ TEST(states_of_the_end)
     cactus_engine *engine = make_engine(1, 0, 0, 0);
     make_prompt(14);
     size_t longest = 0;
-    for (uint64_t seed = 0; seed < 8; seed++) {
-        cactus_request_params p = params_for(prompt, 25, 50);
+    for (uint64_t seed = 0; seed < 5; seed++) {
+        cactus_request_params p = params_for(prompt, 25, MOST);
         p.sampling.ignore_eos = 0;
         p.sampling.temperature = 3.0f;
         p.sampling.seed = seed;
@@ -319,13 +319,13 @@ TEST(states_of_a_cancelled_answer)
     static truth t;
     cactus_engine *engine = make_engine(2, 0, 0, 0);
     make_prompt(15);
-    cactus_request_params p = repetitive(40, 50, 0);
+    cactus_request_params p = repetitive(40, 40, 0);
     (void)complete(engine, &p, &plain, NULL);
     find_truth(prompt, 40, &plain, CONTEXT, 0, &t);
     p.pool_states = 1;
     p.speculation = 16;
     p.on_token = count_up_to;
-    for (int32_t most = 1; most <= 40; most++) {
+    for (int32_t most = 1; most <= 36; most += 1 + most / 8) {
         quota q = {0, most};
         p.user = &q;
         cactus_request *r = submit(engine, &p);
