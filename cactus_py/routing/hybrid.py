@@ -316,14 +316,11 @@ class HybridReply(Reply):
         self._replaceable = not request.stream or self._handoff == "restart"
         self._batches = self._run()
         self._queue: deque[Delta] = deque()
-        self._opening = self._first()
+        self._opening: list[Delta] | None = None
 
-    def _first(self) -> list[Delta] | None:
-        """Gets as far as whatever answers first, so that what is wrong with the request is told before anything is read."""
+    def open(self) -> None:
         try:
-            return next(self._batches)
-        except StopIteration:
-            return []
+            self._opening = next(self._batches, [])
         except BaseException:
             self.close()
             raise
@@ -471,7 +468,7 @@ class HybridReply(Reply):
             for delta in deltas:
                 if delta.index < len(self._answers):
                     self._answers[delta.index].add(delta)
-            if judges:
+            if self._answers:
                 ends += [Delta(d.index, "", (), d.finish_reason) for d in deltas if d.finish_reason is not None]
                 deltas = [replace(d, finish_reason=None) for d in deltas]
                 deltas = [d for d in deltas if d.text or d.tokens or d.tool_call is not None]
@@ -560,7 +557,7 @@ class HybridReply(Reply):
                 yield from self._show(deltas)
             if not said:
                 raise CloudError("the cloud's answer was empty", "invalid")
-        except (CloudError, _KeptLocal, RequestTimeoutError, StoreError) as error:
+        except (CloudError, _KeptLocal, RequestTimeoutError, StoreError, ConfigError) as error:
             if cloud is not None:
                 cloud.close()
             self._check()
@@ -662,6 +659,8 @@ def _why_local(error: Exception) -> str:
         return f"cloud_{error.kind}: {_said(error)}"
     if isinstance(error, StoreError):
         return f"audit_failed: {_said(error)}"
+    if isinstance(error, ConfigError):
+        return f"budget: {_said(error)}"
     return "cloud_timeout: the cloud did not answer in time"
 
 
