@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Cloud, Endpoint, Price
@@ -163,8 +164,8 @@ class Exchange:
         threading.Thread(target=self._run, name="cactus-py-cloud", daemon=True).start()
 
     def wait(self, until: float) -> tuple[str, Any] | None:
-        """The next of: ("sent", None), ("head", response), ("data", bytes), ("end", None); None if nothing comes in time. Raises
-        Failed, and RequestCancelledError after `abort`."""
+        """The next of: ("sent", None), ("head", response), ("data", bytes), ("end", None); None if nothing comes in time.
+        Raises Failed, and RequestCancelledError after `abort`."""
         try:
             kind, value = self._arrived.get(timeout=max(0.0, until - time.monotonic()))
         except queue.Empty:
@@ -516,7 +517,6 @@ class Place:
 
 def _keyring() -> Any:
     try:
-        import keyring
+        return import_module("keyring")
     except ImportError:
         raise MissingExtraError("a key from the system's keyring", EXTRA) from None
-    return keyring

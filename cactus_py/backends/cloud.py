@@ -6,14 +6,14 @@ Not a backend by name: the router owns it and decides what is sent. Nothing leav
 Every request goes out as a stream, also where the whole reply is wanted: so the wait for the first piece is known from the wait
 for the last, and cancelling ends the work at the other end. A server that answers with one JSON object is understood, too.
 
-What goes wrong is a `CloudError`, from `chat` itself or from the first read: `chat` returns once an endpoint has answered with a
-good head, but the stream may still fail before its first piece. Up to there another attempt is made where it may help (no
+What goes wrong is a `CloudError`, from `chat` itself or from the first read: `chat` returns once an endpoint has answered with
+a good head, but the stream may still fail before its first piece. Up to there another attempt is made where it may help (no
 connection, 408, 409, 429, 5xx, a stream that was cut), after a pause that doubles and is drawn at random, or as long as
 Retry-After says if that fits; then the next endpoint is asked, unless the request itself was refused (400, 413, 422). Once a
 piece was given to the consumer nothing is asked again: what fails then is raised.
 
-The breaker counts what speaks about the endpoint: no connection, time-outs, 5xx, replies that are none, 403. It opens at once on
-401 (the next request would carry the same key), where there is no network, and where nobody listened at the last attempt.
+The breaker counts what speaks about the endpoint: no connection, time-outs, 5xx, replies that are none, 403. It opens at once
+on 401 (the next request would carry the same key), where there is no network, and where nobody listened at the last attempt.
 """
 
 from __future__ import annotations
@@ -73,10 +73,11 @@ OnSend = Callable[[Sent], None]
 
 
 def endpoints_of(settings: Settings) -> list[Endpoint]:
-    """The endpoints that the user configured, in order; none without `cloud_model` and `cloud.endpoints`. Raises ConfigError."""
+    """The endpoints that the user configured, in order: none without `cloud_model` and `cloud.endpoints`. Raises ConfigError
+    for a base URL that is none."""
     endpoints = list(settings.cloud.endpoints)
     if settings.cloud_model is not None:
-        where = {} if settings.openai_base_url is None else {"base_url": settings.openai_base_url}
+        where: dict[str, Any] = {} if settings.openai_base_url is None else {"base_url": settings.openai_base_url}
         try:
             endpoints.insert(0, Endpoint(model=settings.cloud_model, **where))
         except ValidationError as error:
