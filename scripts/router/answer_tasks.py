@@ -58,6 +58,7 @@ def answer(options: argparse.Namespace, data: Path, model: str, path: Path) -> i
     if options.states:
         kept = {name: record for name, record in kept.items() if record.states is not None}
     missing = [item for item in items if item.id not in kept]
+    random.Random(1).shuffle(missing)  # so that a part of it is a fair sample
     print(f"{len(items)} items, {len(kept)} answered before", flush=True)
     saved_at = told_at = time.monotonic()
 

@@ -741,7 +741,7 @@ def in_order(items: Sequence[object]) -> list[str]:
         *forms,
         f"[{forms[0]}]",
         f"[{forms[1]}]",
-        *({", ".join(map(str.capitalize, texts)), forms[0].capitalize()} - set(forms)),
+        *sorted({", ".join(map(str.capitalize, texts)), forms[0].capitalize()} - set(forms)),
     ]
 
 
@@ -750,17 +750,17 @@ def sorting(rng: Rng, level: int) -> Task:
     down = rng.random() < 0.3
     if rng.random() < 0.6:
         spans = {1: (1, 20), 2: (1, 100), 3: (1, 100), 4: (1, 200), 5: (1, 500)}
-        items: list[int] | list[str] = rng.sample(range(*spans[level]), n)
+        items: list[int | str] = [*rng.sample(range(*spans[level]), n)]
         how = rng.choice(
             ("from largest to smallest", "in descending order") if down else ("from smallest to largest", "in ascending order")
         )
         what = "numbers"
     else:
-        items = rng.sample([word for word in facts.WORDS if len(word) < 8], n)
+        items = [*rng.sample([word for word in facts.WORDS if len(word) < 8], n)]
         down, how, what = False, rng.choice(("alphabetically", "in alphabetical order", "from A to Z")), "words"
-    right = sorted(items, reverse=down)
-    if level > 2 and right == list(items):
-        items = list(items)[::-1]
+    right = sorted(items, key=lambda item: (item, "") if isinstance(item, int) else (0, item), reverse=down)
+    if level > 2 and right == items:
+        items = items[::-1]
     questions = [
         "Sort these {what} {how}: {all}.",
         "Put the following {what} {how}: {all}.",
@@ -1191,16 +1191,16 @@ def dates(rng: Rng, level: int) -> Task:
             f"What date is {(end - start).days} day{'s' * ((end - start).days > 1)} after {a} {start.year}?",
             f"Today is {a} {start.year}. What date is it in {(end - start).days} day{'s' * ((end - start).days > 1)}?",
         ]
-        month = MONTHS[end.month - 1]
+        name = MONTHS[end.month - 1]
         forms = [
             b,
-            f"{month} {end.day}",
-            f"{month} {end.day}th",
-            f"{end.day}th {month}",
-            f"{end.day}th of {month}",
-            f"{end.day} of {month}",
+            f"{name} {end.day}",
+            f"{name} {end.day}th",
+            f"{end.day}th {name}",
+            f"{end.day}th of {name}",
+            f"{end.day} of {name}",
         ]
-        forms += [f"{month} {end.day}{s}" for s in ("st", "nd", "rd")] + [f"{end.day}{s} {month}" for s in ("st", "nd", "rd")]
+        forms += [f"{name} {end.day}{s}" for s in ("st", "nd", "rd")] + [f"{end.day}{s} {name}" for s in ("st", "nd", "rd")]
         return Task(
             asked(rng, questions, ("Answer with day and month.", "Give just the day and the month.")), forms, "contains"
         )
@@ -1653,8 +1653,8 @@ def shapes(rng: Rng, level: int) -> Task:
                 130 - side - other,
             ),
         ]
-    question, value = rng.choice(forms[:2] + forms[4:5] if level == 1 else forms)
-    return Task(asked(rng, [question], NUMBER_ONLY), number(value))
+    question, size = rng.choice(forms[:2] + forms[4:5] if level == 1 else forms)
+    return Task(asked(rng, [question], NUMBER_ONLY), number(size))
 
 
 # ---- sets ----------------------------------------------------------------------------------------------------------------
