@@ -44,6 +44,7 @@ from .base import (
     Reply,
     ReplyStats,
     SpokenText,
+    States,
     TokenInfo,
     Trace,
     TraceKind,
@@ -262,7 +263,7 @@ class NativeBackend:
         offered = offer(request)
         form = request_grammar(request)
         messages = template_messages(request.messages)
-        start = partial(self._chat, request, messages, offered, form)
+        start = partial(self._chat, request, messages, offered, form, trace == "states")
         return self._replied(request, lambda loaded, deadline: start(loaded, deadline).traced(trace))
 
     def _chat(
@@ -271,6 +272,7 @@ class NativeBackend:
         messages: list[dict[str, Any]],
         offered: Offer | None,
         form: Grammar | None,
+        pool_states: bool,
         loaded: _LoadedModel,
         deadline: float | None,
     ) -> _NativeReply:
@@ -291,7 +293,9 @@ class NativeBackend:
             stop = (*(request.stop or ()), *loaded.encoder.template.stop)
             markers = [loaded.separate(request, prompt.ids, stop, offered) for _ in range(request.n or 1)]
             constraints = loaded.constraints(request, prompt, loaded.call_grammar(offered, form), reasons=True)
-            answers = loaded.start(request, prompt, n_top, first_index=0, stop=stop, constraints=constraints)
+            answers = loaded.start(
+                request, prompt, n_top, first_index=0, stop=stop, constraints=constraints, pool_states=pool_states
+            )
             for answer, taker in zip(answers, markers, strict=True):
                 answer.markers = taker
                 answer.marks = loaded.marks(offered)
@@ -304,11 +308,17 @@ class NativeBackend:
         if request.best_of is not None and request.best_of != n:
             raise InvalidRequestError("best_of is not supported; ask for n answers and choose among them", "best_of")
         grammar = request_grammar(request)
-        start = partial(self._complete, request, n, grammar)
+        start = partial(self._complete, request, n, grammar, trace == "states")
         return self._replied(request, lambda loaded, deadline: start(loaded, deadline).traced(trace))
 
     def _complete(
-        self, request: CompletionRequest, n: int, grammar: Grammar | None, loaded: _LoadedModel, deadline: float | None
+        self,
+        request: CompletionRequest,
+        n: int,
+        grammar: Grammar | None,
+        pool_states: bool,
+        loaded: _LoadedModel,
+        deadline: float | None,
     ) -> _NativeReply:
         loaded.refuse_encoder()
         answers: list[_Answer] = []
@@ -337,6 +347,7 @@ class NativeBackend:
                         first_index=position * n,
                         echo=echo,
                         constraints=constraints[position],
+                        pool_states=pool_states,
                     )
         except BaseException:
             for answer in answers:
@@ -637,6 +648,7 @@ class _LoadedModel:
         echo: Delta | None = None,
         stop: Sequence[str] = (),
         constraints: Sequence[Constraint] | None = None,
+        pool_states: bool = False,
     ) -> list[_Answer]:
         """Submits the `n` answers to one prompt; they run side by side, in one batch."""
         sampling = self._sampling(request, n_top)
@@ -656,6 +668,7 @@ class _LoadedModel:
                         keep=prompt.keep_tokens if request.context_policy == "shift" else 0,
                         speculation=self._speculation,
                         **({} if constraints is None else {"constrained": True}),
+                        **({"pool_states": True} if pool_states and isinstance(self._model, Model) else {}),
                     )
                 answers.append(_Answer(first_index + offset, generation, echo, constraints[offset] if constraints else None))
         except BaseException:
@@ -812,6 +825,8 @@ class _NativeReply(Reply):
         if kind != "none":
             for answer, prompt in zip(self._answers, self._prompt_of_each(), strict=True):
                 answer.trace = Trace(len(prompt.ids))
+                if kind == "states" and isinstance(answer.generation, Generation):
+                    answer.trace.read_states = partial(_read_states, answer.generation)
             self.traces = [answer.trace for answer in self._answers if answer.trace is not None]
         return self
 
@@ -989,6 +1004,11 @@ class _NativeReply(Reply):
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.close()
+
+
+def _read_states(generation: Generation) -> States | None:
+    states = generation.states()
+    return None if states is None else States(states.prompt, states.mean, states.last)
 
 
 def _deadline(request: GenerationRequest | EmbeddingRequest, waited_s: float = 0.0) -> float | None:

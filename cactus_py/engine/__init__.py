@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import _ffi
-from .model import EngineActivity, Generation, GenerationStats, MemoryInfo, Model, ModelInfo, Token
+from .model import EngineActivity, Generation, GenerationStates, GenerationStats, MemoryInfo, Model, ModelInfo, Token
 from .quantize import QuantizeProgress, QuantizeResult, quantize, quantize_recipes, quantize_types
 from .support import Architecture, TensorType, architectures, tensor_types
 from .tokenizer import Tokenizer, TokenizerInfo
@@ -19,6 +19,7 @@ __all__ = [
     "Architecture",
     "EngineActivity",
     "Generation",
+    "GenerationStates",
     "GenerationStats",
     "MemoryInfo",
     "Model",

@@ -68,6 +68,21 @@ class GenerationStats:
     """of them, those that were then chosen"""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GenerationStates:
+    """The states that a generation's tokens so far were chosen from: of the last layer, behind its norm, as the output matrix
+    reads them, float32 [d_model] each. Their bits do not depend on what is computed beside them."""
+
+    prompt: NDArray[np.float32]
+    """of the prompt's last token, which the first token was chosen from"""
+    mean: NDArray[np.float32]
+    """over all tokens, the one that ended the generation included"""
+    last: NDArray[np.float32]
+    """of the newest token"""
+    tokens: int
+    """how many there are"""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineActivity:
     """What an engine does now, and what it has done since the model was loaded."""
@@ -218,14 +233,16 @@ class Generation(_NotCopied):
     thread; the last event then has ``finish_reason == "cancelled"``.
     """
 
-    def __init__(self, model: Model, handle: Any) -> None:
+    def __init__(self, model: Model, handle: Any, d_model: int = 0) -> None:
         self._model = model
         self._handle = handle
+        self._d_model = d_model  # of the states that it keeps; 0: none
         self._lock = threading.Lock()  # held while C uses the handle, so that close does not free it under a wait
         self._cancel_lock = threading.Lock()  # the same for cancel, which must not wait for a wait
         self._finished = False
         self._failure: CactusError | None = None
         self._stats: GenerationStats | None = None
+        self._states: GenerationStates | None = None  # once it is closed
 
     def wait(self, timeout_s: float | None = None) -> Token | None:
         """The next event, or None when `timeout_s` passed without one (0 or less: do not wait; None: no limit).
@@ -363,6 +380,25 @@ class Generation(_NotCopied):
             raw.n_accepted,
         )
 
+    def states(self) -> GenerationStates | None:
+        """Its hidden states so far, also after it was closed; None before the first token, or without `pool_states`. They may
+        be of more tokens than were fetched. May be called from any thread."""
+        self._refuse_copy()
+        with self._cancel_lock:
+            return self._states if self._handle is None else self._read_states()
+
+    def _read_states(self) -> GenerationStates | None:
+        if self._d_model == 0:
+            return None
+        import numpy as np
+
+        ffi, lib = _ffi.load()
+        rows = np.empty((3, self._d_model), dtype=np.float32)
+        prompt, mean, last = (ffi.cast("float *", row.ctypes.data) for row in rows)
+        n, error = ffi.new("int32_t *"), _status.new_error()
+        _status.check(lib.cactus_request_states(self._handle, prompt, mean, last, self._d_model, n, error), error)
+        return GenerationStates(rows[0], rows[1], rows[2], n[0]) if n[0] > 0 else None
+
     def cancel(self) -> None:
         """Ends the generation at the next token boundary."""
         _, lib = _ffi.load()
@@ -371,7 +407,7 @@ class Generation(_NotCopied):
                 lib.cactus_request_cancel(self._handle)
 
     def close(self) -> None:
-        """Cancels what is still to come and frees the request. Stats stay readable."""
+        """Cancels what is still to come and frees the request. Stats and states stay readable."""
         ffi, lib = _ffi.load()
         if self._model._is_foreign():  # its locks are as they were at the fork, and nobody will ever open them
             self._handle, self._finished = None, True
@@ -380,6 +416,7 @@ class Generation(_NotCopied):
         with self._lock, self._cancel_lock:
             if self._handle is not None:
                 self._stats = self._read_stats(ffi, lib)
+                self._states = self._read_states()
                 lib.cactus_request_free(self._handle)
                 self._handle = None
             self._finished = True
@@ -410,6 +447,7 @@ class Model(_NotCopied):
         self._n_calls = 0
         self._tokenizer = Tokenizer(_ffi.load()[1].cactus_model_tokenizer(model), self._in_use)
         self._metadata: Mapping[str, str] | None = None
+        self._d_model = 0  # once somebody asked for states
 
     @classmethod
     def load(
@@ -662,6 +700,7 @@ class Model(_NotCopied):
         constrained: bool = False,
         timeout_s: float | None = None,
         share_prefix: bool = True,
+        pool_states: bool = False,
     ) -> Generation:
         """Starts a generation after the prompt `ids` and returns it; iterate over it for tokens.
 
@@ -673,7 +712,7 @@ class Model(_NotCopied):
         computed ahead, and stands if it is then chosen. The result is the same; where a text repeats itself it comes sooner.
         constrained: every token waits for `Generation.set_mask`. timeout_s: the generation ends with "timeout" so many seconds
         after this call, also if it has not begun. share_prefix: whether pages that hold the beginning of the prompt already are
-        used, and left for others.
+        used, and left for others. pool_states: `Generation.states` tells what the tokens were chosen from.
 
         Raises InvalidRequestError, ContextLengthError or OverloadedError before anything is computed.
         """
@@ -705,14 +744,16 @@ class Model(_NotCopied):
         params.context_policy = _POLICIES[context_policy]
         params.n_keep = _number("keep", keep, int)
         params.speculation = _number("speculation", speculation, int)
-        params.constrained, params.no_prefixes = bool(constrained), not share_prefix
+        params.constrained, params.no_prefixes, params.pool_states = bool(constrained), not share_prefix, bool(pool_states)
         if timeout_s is not None:
             if not timeout_s > 0:
                 raise InvalidRequestError(f"timeout_s is {timeout_s}; it must be positive", "timeout")
             params.timeout_ms = max(1, min(int(timeout_s * 1000), 2**31 - 1)) if timeout_s < math.inf else 0
+        if pool_states and self._d_model == 0:
+            self._d_model = self.info.d_model
         with self._in_use() as engine:
             _status.check(lib.cactus_request_submit(engine, params, out, error), error)
-        return Generation(self, out[0])
+        return Generation(self, out[0], self._d_model if pool_states else 0)
 
     # ---- what was read before ----
 

@@ -307,7 +307,7 @@ def grade(item: Item, text: str) -> bool:
     number    the number it settles on: after "answer is" or "####" or in \\boxed{}, or that with which a reply of one number
               begins, or else the last; 1,200 = 1200.0, words up to ninety-nine count where there are no digits
     choice    of the options (where none are given: letters for a letter, yes and no, true and false), as whole words, the first
-              that is named is right; the article "a" is no letter
+              that is named is right, but for case and accents; the article "a" is no letter
     contains  the same for open questions; without options the answer comes within the first 32 words
     json      the first JSON value in it, in a code fence or not, equals the answer: same keys, same values, 3 = 3.0
     """
@@ -386,13 +386,20 @@ def _stated_number(text: str) -> Fraction | None:
     if not numbers:
         return None
     first_line = text.strip().split("\n", 1)[0]
-    begins = _NUMBER.match(first_line.strip(_WRAP + "$("))
-    return numbers[0] if begins and "=" not in text and len(_numbers(first_line)) == 1 else numbers[-1]
+    begins = _NUMBER.match(first_line.strip(_WRAP + "("))
+    if (
+        begins
+        and "=" not in text
+        and (len(_numbers(first_line)) == 1 or re.match(r" (?:is|are)\b", first_line[begins.end() :]))
+    ):
+        return numbers[0]
+    return numbers[-1]
 
 
 def _fold(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text).replace("’", "'")
-    return " ".join(text.casefold().split())
+    """Without case, accents, curly apostrophes and doubled blanks."""
+    letters = (sign for sign in unicodedata.normalize("NFKD", text).replace("’", "'") if not unicodedata.combining(sign))
+    return " ".join("".join(letters).casefold().split())
 
 
 @lru_cache(maxsize=512)
@@ -426,15 +433,18 @@ def _names_first(item: Item, text: str) -> bool:
     return found is not None and found.group() in answers
 
 
+_LONE_LETTER = re.compile(r"(?<!\w)(?<!\w['’])([A-Za-z])(?!['’]?\w)")
+
+
 def _first_letter(text: str, options: tuple[str, ...]) -> str | None:
-    """The first option of one letter that stands alone: a capital, or a small one that is all there is or has ")" or "." after
-    it. "A" before a word is the article."""
+    """The first option of one letter that stands alone: a capital, or a small one in quotes or before a stop or the end of a
+    line. "A" and "I" before a word are words."""
     offered = {option.upper() for option in options}
-    for match in re.finditer(r"(?<![\w'])([A-Za-z])(?![\w'])", text):
-        letter, rest = match.group(1), text[match.end() :]
+    for match in _LONE_LETTER.finditer(text):
+        letter, before, rest = match.group(1), text[: match.start()], text[match.end() :]
         if letter.upper() not in offered:
             continue
-        if letter.islower() and not (not (text[: match.start()] + rest).strip(_WRAP + ".()") or re.match(r"[.)]", rest)):
+        if letter.islower() and not (before[-1:] in {*"\"'`*“‘«"} - {""} or re.match(r"[.,):]|\s*(?:\n|$)", rest)):
             continue
         if letter in "AI" and re.match(r" +[a-z]", rest):
             continue

@@ -267,6 +267,11 @@ static cactus_status init_request(cactus_engine *e, cactus_request *r, const cac
         r->next_mask = ct_alloc(r->mask_words, sizeof *r->next_mask);
         if (r->held == NULL || r->mask == NULL || r->next_mask == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the masks of a request");
     }
+    if (p->pool_states != 0) {
+        r->d_model = e->model->config.d_model;
+        r->pooled = ct_alloc((r->constrained ? 4 : 3) * r->d_model, sizeof *r->pooled);
+        if (r->pooled == NULL) return ct_fail(err, CACTUS_ERROR_MEMORY, "no memory for the states of a request");
+    }
     r->shares = e->shares && !p->no_prefixes;
     r->state_node = CT_PREFIX_NONE;
     r->speculation = r->constrained ? 0 : (size_t)p->speculation; /* a draft's mask is not known */

@@ -136,6 +136,7 @@ void ct_request_unref(cactus_request *r)
     ct_free(r->tokens);
     ct_free(r->pages);
     ct_free(r->held);
+    ct_free(r->pooled);
     ct_free(r->mask);
     ct_free(r->next_mask);
     ct_lookup_free(&r->lookup);
@@ -232,6 +233,23 @@ cactus_status cactus_request_get_stats(cactus_request *r, cactus_request_stats *
     *stats = r->stats;
     pthread_mutex_unlock(&r->mutex);
     stats->struct_size = sizeof *stats;
+    return CACTUS_OK;
+}
+
+cactus_status cactus_request_states(cactus_request *r, float *prompt, float *mean, float *last, size_t n, int32_t *n_tokens, cactus_error *err)
+{
+    if (r == NULL || n_tokens == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "cactus_request_states needs a request and a place for the number of tokens");
+    if (r->pooled == NULL) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "this request keeps no states: it was submitted without pool_states");
+    if (n != r->d_model) return ct_fail(err, CACTUS_ERROR_ARGUMENT, "there is room for states of %zu numbers; the model has %zu", n, r->d_model);
+    pthread_mutex_lock(&r->mutex);
+    *n_tokens = r->stats.n_generated;
+    if (*n_tokens > 0) {
+        const float *sum = r->pooled + n;
+        if (prompt != NULL) memcpy(prompt, r->pooled, n * sizeof *prompt);
+        for (size_t i = 0; mean != NULL && i < n; i++) mean[i] = sum[i] / (float)*n_tokens;
+        if (last != NULL) memcpy(last, sum + n, n * sizeof *last);
+    }
+    pthread_mutex_unlock(&r->mutex);
     return CACTUS_OK;
 }
 

@@ -41,6 +41,9 @@ struct cactus_request {
     bool mask_ready, next_is_free;
     cactus_error failure;  /* code 0: none; reported after the events */
     cactus_request_stats stats;
+    float *pooled;         /* [3, d_model] if it pools its states: of the first token, the sum over stats.n_generated, of the newest one;
+                              behind them of the held scores, which is the scheduler's alone; else NULL */
+    size_t d_model;
 
     /* what the consumer holds between two calls */
     int32_t shown_ids[CT_MAX_TOP_LOGPROBS];
@@ -66,6 +69,7 @@ struct cactus_request {
     int32_t draft[CT_MAX_DRAFT];
     bool chooses;          /* the batch computes its last token */
     float *scores;         /* [1 + n_draft, n_vocab] */
+    const float *states;   /* [1 + n_draft, d_model] that they were made of */
     size_t first_choice, n_choices; /* among the engine's choices, and how many of them count */
     bool constrained, holds; /* waits for masks; `held` has the scores that wait for one */
     float *held;           /* [n_vocab] if constrained */

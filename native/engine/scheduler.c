@@ -80,8 +80,22 @@ void ct_shift_request(cactus_engine *e, cactus_request *r, size_t room_quarters)
     give_pages(e, r);
 }
 
-/* Takes one token into the sequence and tells the consumer. True while the request goes on. */
-static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice, bool drafted)
+/* The state that the newest token was chosen from. Called with the request's mutex held. */
+static void pool_state(const cactus_engine *e, cactus_request *r, const float *state)
+{
+    size_t n = r->d_model;
+    float *sum = r->pooled + n;
+    memcpy(sum + n, state, n * sizeof *state);
+    if (r->n_generated > 1) {
+        ct_decoder_exec(e->quick.decoder)->k->add(sum, state, n);
+        return;
+    }
+    memcpy(r->pooled, state, n * sizeof *state);
+    memcpy(sum, state, n * sizeof *state);
+}
+
+/* Takes one token into the sequence, chosen from row i of its scores, and tells the consumer. True while the request goes on. */
+static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice, size_t i, bool drafted)
 {
     double now = ct_now_ms();
     cactus_finish why = CACTUS_FINISH_NONE;
@@ -98,6 +112,7 @@ static bool accept(cactus_engine *e, cactus_request *r, const ct_choice *choice,
     r->stats.n_accepted += drafted;
     r->stats.prompt_ms = r->first_token_ms - r->started_ms;
     r->stats.decode_ms = now - r->first_token_ms;
+    if (r->pooled != NULL) pool_state(e, r, r->states + i * r->d_model);
     pthread_mutex_unlock(&r->mutex);
 
     if (ct_tokenizer_is_end(e->model->tokenizer, choice->id)) why = CACTUS_FINISH_STOP;
@@ -402,7 +417,7 @@ static bool take_choices(cactus_engine *e, cactus_request *r)
             finish(e, r, &error);
             return false;
         }
-        if (!accept(e, r, &e->choices[row], i < r->n_draft && e->choices[row].id == r->draft[i])) return false;
+        if (!accept(e, r, &e->choices[row], i, i < r->n_draft && e->choices[row].id == r->draft[i])) return false;
     }
     if (r->n_draft > 0 && r->n_computed > 0) { /* what was refused leaves no trace; a shift has given everything back */
         r->n_computed = ct_min_size(r->n_computed, r->n_tokens - 1);
@@ -445,6 +460,7 @@ static bool choose_held(cactus_engine *e)
         r->holds = false;
         r->n_draft = 0;
         r->scores = r->held;
+        if (r->pooled != NULL) r->states = r->pooled + 3 * r->d_model;
         r->first_choice = n;
         e->choosers[n++] = r;
     }
@@ -467,6 +483,7 @@ static void fill_lane(cactus_engine *e, ct_lane *lane, cactus_request *r)
     r->chooses = r->n_computed + r->chunk == r->n_tokens;
     if (!r->chooses) return;
     r->scores = lane->logits + b->n_outputs * e->model->config.n_vocab;
+    r->states = ct_decoder_states(lane->decoder) + b->n_outputs * e->model->config.d_model;
     for (size_t row = b->n_tok - r->n_draft - 1; row < b->n_tok; row++) lane->outputs[b->n_outputs++] = (uint32_t)row;
 }
 
@@ -497,6 +514,7 @@ static void end_lane(cactus_engine *e, ct_lane *lane)
         if (!r->chooses) continue;
         if (!may_choose(r)) {
             memcpy(r->held, r->scores, n_vocab * sizeof *r->held);
+            if (r->pooled != NULL) memcpy(r->pooled + 3 * r->d_model, r->states, r->d_model * sizeof *r->states);
             r->holds = true;
             continue;
         }

@@ -346,6 +346,7 @@ typedef struct cactus_request_params {
     int32_t timeout_ms;            /* ends it with CACTUS_FINISH_TIMEOUT so long after submission; 0: never */
     int32_t constrained;           /* 1: every choice waits for its cactus_request_set_mask; drafts are off */
     int32_t no_prefixes;           /* 1: neither uses what others have read nor leaves anything for them */
+    int32_t pool_states;           /* 1: keeps what cactus_request_states reports, 12 bytes for each of d_model */
 } cactus_request_params;
 
 typedef struct cactus_request_stats {
@@ -381,6 +382,14 @@ CACTUS_API cactus_status cactus_request_set_mask(cactus_request *request, const 
 /* Ends the request at the next token boundary. Safe at any time, from any thread, more than once. */
 CACTUS_API void cactus_request_cancel(cactus_request *request);
 CACTUS_API cactus_status cactus_request_get_stats(cactus_request *request, cactus_request_stats *stats, cactus_error *err);
+
+/* The states that the tokens so far were chosen from: of the last layer, behind its norm, as the output matrix reads them. For a request
+ * with pool_states, each float32 [n = d_model], or NULL where it is not wanted: `prompt` of the prompt's last token, which the first
+ * token was chosen from; `mean` over all tokens, the one that ended the request included (float32 sums, in order); `last` of the newest
+ * token. n_tokens: how many there are; 0: nothing is written. No bit depends on what is computed beside it. At any time, from any
+ * thread, until the request is freed. Errors: ARGUMENT. */
+CACTUS_API cactus_status cactus_request_states(cactus_request *request, float *prompt, float *mean, float *last, size_t n, int32_t *n_tokens,
+                                               cactus_error *err);
 
 /* Cancels it if it runs, and frees it. */
 CACTUS_API void cactus_request_free(cactus_request *request);

@@ -233,6 +233,7 @@ void ct_decoder_free(ct_decoder *d)
 const ct_kv_layout *ct_decoder_kv_layout(const ct_decoder *d) { return &d->kv; }
 const ct_exec *ct_decoder_exec(const ct_decoder *d) { return &d->exec; }
 size_t ct_decoder_scratch_bytes(const ct_decoder *d) { return d->scratch_bytes; }
+const float *ct_decoder_states(const ct_decoder *d) { return d->h; }
 
 /* ---- a step ---- */
 

@@ -33,6 +33,9 @@ size_t ct_decoder_scratch_bytes(const ct_decoder *decoder);
 void ct_decoder_begin(ct_decoder *decoder, const ct_batch *batch, float *logits);
 bool ct_decoder_advance(ct_decoder *decoder); /* one layer, at last the scores; false: the batch is done */
 
+/* [max_batch, d_model]: behind the last step of a batch, the normalised states of its wanted rows, until the next one begins. */
+const float *ct_decoder_states(const ct_decoder *decoder);
+
 /* Computes the batch, writes its keys and values into the runs' pages and the wanted scores to logits [n_outputs, n_vocab].
  * Allocates nothing. */
 void ct_decoder_forward(ct_decoder *decoder, const ct_batch *batch, float *logits);
