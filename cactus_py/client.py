@@ -23,10 +23,9 @@ from ._embeddings import Embeddings, EmbeddingWork
 from ._exchange import CHAT, COMPLETION, Exchange, Work
 from .backends import create
 from .backends.base import Backend, BackendOptions, SpokenText
-from .backends.cloud import CloudBackend
 from .config import Settings, changed, load_settings
 from .errors import RequestCancelledError
-from .hub import Store
+from .hub.store import Store
 from .routing import Hybrid, Router
 from .routing.router import routes
 from .types import (
@@ -53,6 +52,8 @@ from .types import (
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
+
+    from .backends.cloud import CloudBackend
 
 __all__ = ["AsyncClient", "AsyncStream", "Client", "Stream"]
 
@@ -175,6 +176,15 @@ _OF_ROUTER = frozenset(
 )
 
 
+def _cloud(settings: Settings) -> CloudBackend | None:
+    """The cloud that the settings describe; None without one."""
+    if settings.cloud_model is None and not settings.cloud.endpoints:
+        return None
+    from .backends.cloud import CloudBackend
+
+    return CloudBackend.from_settings(settings)
+
+
 # ---- what both clients are made of -------------------------------------------------------------------------------------
 
 
@@ -198,7 +208,7 @@ class _Core:
             given["router"] = {**set_before, **table, **routed}
         self.settings = load_settings(given) if config is None else changed(config, given)
         self._routes = routes(self.settings)
-        self._hybrid = Hybrid(self.settings, Store(self.settings.home).home, CloudBackend.from_settings(self.settings))
+        self._hybrid = Hybrid(self.settings, Store(self.settings.home).home, _cloud(self.settings))
         self._options = BackendOptions(
             model=self.settings.model,
             home=self.settings.home,

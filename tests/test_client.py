@@ -92,7 +92,11 @@ def test_a_reply_is_what_the_engine_generates(client: Client, tiny: Path) -> Non
 
 def test_our_fields_of_a_reply(client: Client) -> None:
     reply = client.chat("Hello", max_tokens=3)
-    assert (reply.route, reply.confidence, reply.backend, reply.model) == ("local", None, "native", "llama.f32")
+    assert (reply.route, reply.backend, reply.model) == ("local", "native", "llama.f32")
+    assert reply.confidence is not None and 0 < reply.confidence < 1
+    assert reply.decision is not None
+    assert (reply.decision.policy, reply.decision.route, reply.decision.calibration) == ("local_first", "local", "default")
+    assert reply.decision.confidence == round(reply.confidence, 4)
     assert reply.timings is not None
     assert reply.timings.prompt_ms > 0
     assert reply.id.startswith("chatcmpl-")

@@ -41,17 +41,16 @@ from ..errors import (
 from ..types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from .audit import AuditLog
 from .budget import Ledger, Targets
-from .confidence import Calibration, find
 from .decision import Decision
 from .judge import Answer, RequestJudge
 from .policies import Policy, policy_named
 from .privacy import Privacy, Redactor, Restorer
-from .signals import Device
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # numpy and httpx are imported when they are needed
     from ..backends.cloud import CloudBackend
     from ..config import RouterSettings, Settings
     from ..types import RouteDecision, TranscriptionRequest, TranslationRequest
+    from .confidence import Calibration
 
 __all__ = ["Hybrid", "HybridReply", "JudgedReply"]
 
@@ -862,6 +861,8 @@ class Hybrid:
         with self._lock:
             if model in self._calibrations:
                 return self._calibrations[model]
+        from .confidence import find
+
         found: Calibration | None = None
         try:
             found = find(model, self._home)
@@ -884,6 +885,8 @@ class Hybrid:
         """What thresholds rise by at the moment."""
         if not self.settings.strain:
             return 0.0
+        from .signals import Device
+
         device = Device.now()
         low_battery = bool(device.on_battery) and device.battery is not None and device.battery < _LOW_BATTERY
         loaded = device.load is not None and device.load > _HIGH_LOAD

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import hub
@@ -44,6 +45,7 @@ class Router:
         """names, pipelines: what `routes` makes of the settings."""
         self._backend = backend
         self._hybrid = hybrid
+        self._traces = "trace" in signature(backend.chat).parameters  # what was written before there were traces has none
         self._default = settings.model  # of requests that name none
         self._home = settings.home
         self._names = names
@@ -58,7 +60,7 @@ class Router:
         pipeline = self._pipelines.get(name)
         if pipeline is None:
             return self._hybrid.generate(
-                request, name, lambda asked, trace: self._backend.chat(_for(name, asked), *_traced(trace))
+                request, name, lambda asked, trace: self._backend.chat(_for(name, asked), **self._noticing(trace))
             )
         if request.route == "cloud":
             raise InvalidRequestError(f'"{name}" is a pipeline, which runs on the device', "route")
@@ -74,7 +76,9 @@ class Router:
         """Starts a continuation of plain prompts."""
         resolved = self._resolved(request)
         name = resolved.model or self._default
-        return self._hybrid.generate(resolved, name, lambda asked, trace: self._backend.complete(asked, *_traced(trace)))
+        return self._hybrid.generate(
+            resolved, name, lambda asked, trace: self._backend.complete(asked, **self._noticing(trace))
+        )
 
     def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None = None) -> EmbeddingReply:
         """Embeds texts."""
@@ -87,6 +91,10 @@ class Router:
         if request.route == "cloud":
             return self._hybrid.transcribe(request, audio)
         return self._backend.transcribe(self._resolved(request) if request.model else request, audio)
+
+    def _noticing(self, trace: TraceKind) -> dict[str, Any]:
+        """The argument that asks a backend for traces, if it knows them."""
+        return {"trace": trace} if self._traces else {}
 
     def _resolved(self, request: Request) -> Request:
         """The request with the name of a model. Raises InvalidRequestError for a pipeline."""
@@ -171,11 +179,6 @@ class Router:
             steps = () if pipeline is None else pipeline.steps
             found += [one for step in steps for one in self._names.targets(step.model)] if steps else [target]
         return list(dict.fromkeys(found))
-
-
-def _traced(kind: TraceKind) -> tuple[TraceKind, ...]:
-    """The argument for a backend; none where nothing is asked for, which backends without traces understand, too."""
-    return () if kind == "none" else (kind,)
 
 
 def _id(card: ModelCard) -> str:
