@@ -15,17 +15,40 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
+from pydantic import ValidationError
+
 from ..errors import CloudError, InvalidRequestError
 from ..prompting.calls import ToolCallDelta
-from ..types import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, GenerationRequest
-from .base import Delta, FinishReason, TokenInfo
+from ..types import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    GenerationRequest,
+    TranscriptionRequest,
+    TranscriptionSegment,
+    TranscriptionWord,
+    TranslationRequest,
+)
+from ..types.audio import LANGUAGES
+from .base import Delta, FinishReason, SpokenSegment, TokenInfo
 from .prices import tokens_in
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["ChatReader", "CompletionReader", "Reader", "chat_body", "completion_body", "embedding_body", "parsed", "vectors"]
+__all__ = [
+    "ChatReader",
+    "CompletionReader",
+    "Reader",
+    "chat_body",
+    "completion_body",
+    "embedding_body",
+    "parsed",
+    "speech_form",
+    "spoken",
+    "vectors",
+]
 
 _MAX_PICTURE_BYTES = 20 << 20
 _MAX_CALLS = 128
@@ -412,3 +435,61 @@ def vectors(reply: Mapping[str, Any], n_texts: int) -> tuple[NDArray[np.float32]
     found = (found / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
     usage = reply.get("usage")
     return found, _count(usage.get("prompt_tokens")) if isinstance(usage, dict) else 0
+
+
+# ---- speech ------------------------------------------------------------------------------------------------------------
+
+_MAGIC = ((b"RIFF", "wav"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"\x1aE\xdf\xa3", "webm"), (b"ID3", "mp3"), (b"\xff", "mp3"))
+
+
+def speech_form(request: TranscriptionRequest | TranslationRequest, model: str, audio: bytes) -> dict[str, Any]:
+    """The multipart form of a file of sound. Servers tell its format by the ending of its name."""
+    ending = next((name for magic, name in _MAGIC if audio.startswith(magic)), "m4a" if audio[4:8] == b"ftyp" else "wav")
+    detailed = request.response_format in ("verbose_json", "srt", "vtt") or "whisper" in model
+    data: dict[str, Any] = {"model": model, "response_format": "verbose_json" if detailed else "json"}
+    for name in ("prompt", "temperature", "language", "chunking_strategy"):
+        value = getattr(request, name, None)
+        if value is not None:
+            data[name] = str(value)
+    wanted = getattr(request, "timestamp_granularities", None)
+    if wanted:
+        data["timestamp_granularities[]"] = list(dict.fromkeys([*wanted, "segment"]))
+    return {"data": data, "files": {"file": (f"audio.{ending}", audio)}}
+
+
+def _number(value: Any) -> float:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
+    return float(value) if good else 0.0
+
+
+def spoken(reply: Mapping[str, Any]) -> tuple[str, float, list[SpokenSegment]]:
+    """Language, seconds and segments of a reply. Raises ValueError."""
+    text = reply.get("text")
+    if not isinstance(text, str):
+        raise ValueError("a transcription without a text")
+    usage = reply.get("usage")
+    duration_s = _number(reply.get("duration")) or _number(usage.get("seconds") if isinstance(usage, dict) else 0)
+    told = str(reply.get("language") or "en").lower()
+    language = next((code for code, name in LANGUAGES.items() if told in (code, name)), "en")
+    raw = reply.get("segments")
+    found: list[TranscriptionSegment] = []
+    blank = {"seek": 0, "tokens": [], "temperature": 0.0, "avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0}
+    for i, segment in enumerate(raw if isinstance(raw, list) else ()):
+        try:
+            found.append(TranscriptionSegment.model_validate({"id": i, **blank, **segment}))
+        except (ValidationError, TypeError):
+            raise ValueError("a segment that is none") from None
+    if not found:
+        found = [TranscriptionSegment.model_validate({"id": 0, "start": 0.0, "end": duration_s, "text": text, **blank})]
+    words = []
+    for word in reply.get("words") or ():
+        try:
+            words.append(TranscriptionWord.model_validate(word))
+        except ValidationError:
+            raise ValueError("a word that is none") from None
+    segments = []
+    for i, segment in enumerate(found):
+        until = found[i + 1].start if i + 1 < len(found) else math.inf
+        since = segment.start if i else -math.inf
+        segments.append(SpokenSegment(segment, tuple(word for word in words if since <= word.start < until)))
+    return language, duration_s, segments

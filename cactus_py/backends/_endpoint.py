@@ -21,7 +21,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..config import Cloud, Endpoint, Price
@@ -430,14 +432,11 @@ class Place:
             if self._idle:
                 return self._idle.pop()
             if self._context is None:
-                self._context = httpx.create_ssl_context()
-                if self.endpoint.ca_file is not None:
-                    try:
-                        self._context.load_verify_locations(self.endpoint.ca_file)
-                    except (OSError, ssl.SSLError):
-                        message = f"the ca_file of {named(self.host)} cannot be read as certificates"
-                        self._context = None
-                        raise Failed(CloudError(message, "tls"), again=False, counts=False) from None
+                try:
+                    self._context = _trusted(self.endpoint.ca_file)
+                except (OSError, ssl.SSLError):
+                    message = f"the ca_file of {named(self.host)} cannot be read as certificates"
+                    raise Failed(CloudError(message, "tls"), again=False, counts=False) from None
             limits = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=30)
             return _Lane(httpx.Client(verify=self._context, limits=limits, follow_redirects=False))
 
@@ -513,6 +512,17 @@ class Place:
             idle, self._idle = self._idle, []
         for lane in idle:
             lane.client.close()
+
+
+@lru_cache(maxsize=16)
+def _trusted(ca_file: Path | None) -> ssl.SSLContext:
+    """The certificates that httpx brings, and those of a file. Reading them takes tens of milliseconds."""
+    import httpx
+
+    context = httpx.create_ssl_context()
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
 
 
 def _keyring() -> Any:

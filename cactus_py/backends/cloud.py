@@ -25,7 +25,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
@@ -34,9 +34,19 @@ from pydantic import SecretStr, ValidationError
 
 from ..config import Cloud, Endpoint, Settings
 from ..errors import CloudError, ConfigError, RequestCancelledError
-from ..types import ModelCard, TranscriptionSegment, TranscriptionWord, TranslationRequest
-from ..types.audio import LANGUAGES
-from ._cloud_wire import ChatReader, CompletionReader, Reader, chat_body, completion_body, embedding_body, parsed, vectors
+from ..types import ModelCard, TranslationRequest
+from ._cloud_wire import (
+    ChatReader,
+    CompletionReader,
+    Reader,
+    chat_body,
+    completion_body,
+    embedding_body,
+    parsed,
+    speech_form,
+    spoken,
+    vectors,
+)
 from ._endpoint import EndpointHealth, Exchange, Failed, Place, Ticket, named
 from ._sse import Events
 from .base import Delta, EmbeddingReply, Reply, ReplyStats, SpokenSegment, SpokenText
@@ -182,9 +192,9 @@ class CloudBackend:
         call: _Call[tuple[Place, Any]] = _Call(self, places, path, request.timeout, on_send)
 
         def attempt(place: Place, ticket: Ticket, n: int) -> Iterator[tuple[Place, Any]]:
-            form = _speech_form(request, place.endpoint.transcription_model or "", audio)
+            form = speech_form(request, place.endpoint.transcription_model or "", audio)
             with _exchange(call, place, n, len(audio), form=form) as exchange:
-                yield place, call.read(place, exchange, _spoken)
+                yield place, call.read(place, exchange, spoken)
 
         place, (language, duration_s, segments) = self._one(call, attempt)
         language = getattr(request, "language", None) or language
@@ -306,6 +316,8 @@ class _Call(Generic[Item]):
         for place in self._places:
             failure: Failed | None = None
             for n in range(1 + cloud.retries):
+                if self.cancelled:
+                    raise RequestCancelledError("the request was cancelled")
                 try:
                     if failure is not None and not self._pause(n, failure):
                         break
@@ -690,59 +702,3 @@ class _CloudSpoken(SpokenText):
 
     def close(self) -> None:
         self._segments = iter(())
-
-
-_MAGIC = ((b"RIFF", "wav"), (b"fLaC", "flac"), (b"OggS", "ogg"), (b"\x1aE\xdf\xa3", "webm"), (b"ID3", "mp3"), (b"\xff", "mp3"))
-
-
-def _speech_form(request: TranscriptionRequest | TranslationRequest, model: str, audio: bytes) -> dict[str, Any]:
-    """The multipart form of a file of sound. Servers tell its format by the ending of its name."""
-    ending = next((name for magic, name in _MAGIC if audio.startswith(magic)), "m4a" if audio[4:8] == b"ftyp" else "wav")
-    detailed = request.response_format in ("verbose_json", "srt", "vtt") or "whisper" in model
-    data: dict[str, Any] = {"model": model, "response_format": "verbose_json" if detailed else "json"}
-    for name in ("prompt", "temperature", "language", "chunking_strategy"):
-        value = getattr(request, name, None)
-        if value is not None:
-            data[name] = str(value)
-    wanted = getattr(request, "timestamp_granularities", None)
-    if wanted:
-        data["timestamp_granularities[]"] = list(dict.fromkeys([*wanted, "segment"]))
-    return {"data": data, "files": {"file": (f"audio.{ending}", audio)}}
-
-
-def _number(value: Any) -> float:
-    good = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-    return float(value) if good else 0.0
-
-
-def _spoken(reply: Mapping[str, Any]) -> tuple[str, float, list[SpokenSegment]]:
-    """Language, seconds and segments of a reply. Raises ValueError."""
-    text = reply.get("text")
-    if not isinstance(text, str):
-        raise ValueError("a transcription without a text")
-    usage = reply.get("usage")
-    duration_s = _number(reply.get("duration")) or _number(usage.get("seconds") if isinstance(usage, dict) else 0)
-    told = str(reply.get("language") or "en").lower()
-    language = next((code for code, name in LANGUAGES.items() if told in (code, name)), "en")
-    raw = reply.get("segments")
-    found: list[TranscriptionSegment] = []
-    blank = {"seek": 0, "tokens": [], "temperature": 0.0, "avg_logprob": 0.0, "compression_ratio": 1.0, "no_speech_prob": 0.0}
-    for i, segment in enumerate(raw if isinstance(raw, list) else ()):
-        try:
-            found.append(TranscriptionSegment.model_validate({"id": i, **blank, **segment}))
-        except (ValidationError, TypeError):
-            raise ValueError("a segment that is none") from None
-    if not found:
-        found = [TranscriptionSegment.model_validate({"id": 0, "start": 0.0, "end": duration_s, "text": text, **blank})]
-    words = []
-    for word in reply.get("words") or ():
-        try:
-            words.append(TranscriptionWord.model_validate(word))
-        except ValidationError:
-            raise ValueError("a word that is none") from None
-    segments = []
-    for i, segment in enumerate(found):
-        until = found[i + 1].start if i + 1 < len(found) else math.inf
-        since = segment.start if i else -math.inf
-        segments.append(SpokenSegment(segment, tuple(word for word in words if since <= word.start < until)))
-    return language, duration_s, segments
