@@ -155,7 +155,8 @@ class Endpoint(BaseModel):
     api_key: SecretStr | None = None
     """Better elsewhere: in `api_key_env` or `keyring`."""
     api_key_env: Annotated[str, Field(min_length=1)] | None = None
-    """The variable of the environment that holds the key; None: OPENAI_API_KEY."""
+    """The variable of the environment that holds the key. An endpoint that names no key gets OPENAI_API_KEY if it is OpenAI's
+    own or that of OPENAI_BASE_URL, and none otherwise."""
     keyring: Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")] | None = None
     """"service/user": where the system's keyring has the key (package keyring)."""
     headers: dict[str, str] = Field(default_factory=dict)

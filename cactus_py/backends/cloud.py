@@ -82,6 +82,9 @@ class Sent:
 OnSend = Callable[[Sent], None]
 
 
+_OPENAI = Endpoint.model_fields["base_url"].default
+
+
 def endpoints_of(settings: Settings) -> list[Endpoint]:
     """The endpoints that the user configured, in order: none without `cloud_model` and `cloud.endpoints`. Raises ConfigError
     for a base URL that is none."""
@@ -97,13 +100,17 @@ def endpoints_of(settings: Settings) -> list[Endpoint]:
     return endpoints
 
 
+def _names_key(endpoint: Endpoint) -> bool:
+    return any(source is not None for source in (endpoint.api_key, endpoint.api_key_env, endpoint.keyring))
+
+
 class CloudBackend:
     """All endpoints. Safe to share between threads; making one touches no network."""
 
     name = "cloud"
 
     def __init__(self, cloud: Cloud, *, fallback_key: SecretStr | str | None = None) -> None:
-        """fallback_key: for endpoints that name none (OPENAI_API_KEY). Raises ConfigError, MissingExtraError."""
+        """fallback_key: for endpoints that name none. Raises ConfigError, MissingExtraError."""
         if not cloud.endpoints:
             raise ConfigError("there is no cloud: set cloud_model, or endpoints in the table [cloud]")
         key = fallback_key.get_secret_value() if isinstance(fallback_key, SecretStr) else fallback_key
@@ -120,7 +127,12 @@ class CloudBackend:
         endpoints = endpoints_of(settings)
         if not endpoints:
             return None
-        return cls(settings.cloud.model_copy(update={"endpoints": endpoints}), fallback_key=settings.openai_api_key)
+        key = {"api_key": settings.openai_api_key}
+        trusted = {_OPENAI, settings.openai_base_url or _OPENAI}  # OPENAI_API_KEY is for these, and nobody else gets to see it
+        endpoints = [
+            each.model_copy(update=key) if each.base_url in trusted and not _names_key(each) else each for each in endpoints
+        ]
+        return cls(settings.cloud.model_copy(update={"endpoints": endpoints}))
 
     # ---- requests ----
 
