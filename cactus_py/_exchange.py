@@ -169,7 +169,7 @@ class Exchange(Work[Reply, Result, Item]):
             frame, kind, request = self._frame, self.kind, self.request
             while deltas := self._reply.read():
                 for delta in deltas:
-                    frame.n_open -= delta.finish_reason is not None
+                    frame.note(delta)
                     yield from kind.pieces(frame, request, delta, is_last=frame.n_open == 0)
             if request.stream_options is not None and request.stream_options.include_usage:
                 yield kind.usage(frame)
@@ -224,11 +224,23 @@ class _Frame:
     def __init__(self, reply: Reply, n_answers: int) -> None:
         self._reply = reply
         self._n_answers = n_answers
-        self.n_open = n_answers  # answers that have not ended
+        self._ended: set[int] = set()
         self._key = uuid4().hex
         self._created = int(time.time())
         self.begun: set[int] = set()  # answers whose role was announced
         self.offsets: dict[int, int] = {}  # characters of an answer that were already covered by tokens
+
+    @property
+    def n_open(self) -> int:
+        """Answers that have not ended."""
+        return self._n_answers - len(self._ended)
+
+    def note(self, delta: Delta) -> None:
+        """An answer may end here, or begin anew."""
+        if delta.replaces:
+            self._ended.discard(delta.index)
+        if delta.finish_reason is not None:
+            self._ended.add(delta.index)
 
     def head(self, prefix: str) -> dict[str, Any]:
         """Fields for a reply or a chunk."""

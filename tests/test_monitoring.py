@@ -36,7 +36,8 @@ def rendered() -> bytes:
     span.end(200, route="local", confidence=0.5)
     metrics.begin("/v1/embeddings", "nobody").end(404, error_kind="unknown_model")
     fields = {field: 7 for field, *_ in module._ENGINE}
-    return metrics.render({"small": SimpleNamespace(**fields), 'odd"\\\n': SimpleNamespace(**fields)})
+    cloud = [SimpleNamespace(host="cloud.example", state="open", running=1)]
+    return metrics.render({"small": SimpleNamespace(**fields), 'odd"\\\n': SimpleNamespace(**fields)}, cloud)
 
 
 def exported() -> dict[str, set[str]]:

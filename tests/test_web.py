@@ -202,6 +202,7 @@ def test_an_answer(page: Page) -> None:
         "model": "script",
         "messages": [{"role": "user", "content": "How do cacti store water?"}],
         "temperature": 0.7,
+        "handoff": "restart",
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -242,6 +243,29 @@ def test_turns_settings_and_another_answer(page: Page) -> None:
     page.one(".message.user button").click()  # edit the first question: what followed is gone
     assert page.all(".message") == []
     assert page.one("#input").get_attribute("value") == "One"
+
+
+@needs_browser
+def test_an_answer_that_is_handed_over(page: Page) -> None:
+    """What was shown before `replaces` is gone; the facts tell where the answer was made, and why."""
+    page.choose("handed")
+    page.one("#settings-open").click()
+    page.one("#local_only").click()
+    Select(page.one("#route")).select_by_value("local")
+    page.one("#settings").send_keys(Keys.ESCAPE)
+    page.until(lambda: not page.one("#settings").is_displayed())
+    page.ask("Which?")
+    answer = page.answered()
+    assert answer.find_element(By.CSS_SELECTOR, ".answer").text == "The right answer."
+    assert not answer.find_element(By.CSS_SELECTOR, ".reasoning").is_displayed()
+    facts = answer.find_elements(By.CSS_SELECTOR, ".fact")
+    assert [fact.text for fact in facts[:2]] == ["cloud-1", "cloud"]
+    assert "low_confidence: 0.21" in facts[1].get_attribute("title")
+    answer.find_element(By.CSS_SELECTOR, ".why summary").click()
+    reasons = [item.text for item in answer.find_elements(By.CSS_SELECTOR, ".why li")]
+    assert reasons == ["low_confidence: 0.21 of what there is, 0.50 wanted", "<b>odd</b>"]
+    sent = page.host.chats[-1]
+    assert (sent["privacy"], sent["route"], sent["handoff"]) == ("local_only", "local", "restart")
 
 
 @needs_browser

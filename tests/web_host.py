@@ -55,6 +55,7 @@ _CARDS: list[dict[str, Any]] = [
     {"id": "endless", "capabilities": ["chat"]},
     {"id": "failing", "capabilities": ["chat"]},
     {"id": "broken", "capabilities": ["chat"]},
+    {"id": "handed", "capabilities": ["chat"]},
     {"id": "senses", "capabilities": ["chat", "vision", "audio"]},
     {"id": "scribe", "capabilities": ["transcription"]},
 ]
@@ -138,6 +139,16 @@ class Host:
                     await asyncio.sleep(0.02)
             finally:
                 self.closed.set()
+        if model == "handed":
+            yield _chunk({"reasoning_content": "Hm. "})
+            yield _chunk({"content": "Wrong, wrong"})
+            yield {**_chunk({"content": ""}), "replaces": True}
+            for piece in ("The right", " answer."):
+                yield {**_chunk({"content": piece}), "model": "cloud-1", "route": "cloud"}
+            reasons = ["low_confidence: 0.21 of what there is, 0.50 wanted", "<b>odd</b>"]
+            end = {"policy": "early_exit", "route": "cloud", "confidence": 0.21, "reasons": reasons, "handoff": "restart"}
+            yield {**_chunk({}, "stop", decision=end), "model": "cloud-1", "route": "cloud"}
+            return
         if model == "broken":
             yield _chunk({"content": "Half an ans"})
             return

@@ -31,7 +31,7 @@ from ..types import (
 )
 from . import openapi, web
 from .body import check_pictures, limited, read_form, read_json
-from .errors import Failure, failure_of
+from .errors import Failure, failure_of, was_foreseen
 from .guard import Doorman, Guard, Record, log_failure
 from .log import Log
 from .metrics import CONTENT_TYPE, Metrics, Span
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from .._audio import SpeechWork
+    from ..backends.cloud import EndpointHealth
     from ..client import AsyncClient
     from ..config import Settings
     from ..engine import EngineActivity
@@ -103,11 +104,14 @@ class _Answer(Response):
 def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
     """The server's application. Its `state.cactus` is the `State`; whoever runs it closes the client."""
     state = State(settings, client)
-    serve = settings.serve
+    core, serve = client._core, settings.serve
     metrics = Metrics([*state.named, *settings.aliases, *settings.pipelines])
 
     def is_stopping() -> bool:
         return state.stopping
+
+    def cloud() -> list[EndpointHealth]:
+        return [] if core._hybrid.cloud is None else core._hybrid.cloud.health()
 
     layers = [Middleware(Guard, settings=serve, is_stopping=is_stopping, metrics=metrics, log=state.log)]
     if serve.cors_origins:
@@ -141,8 +145,6 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
             return _Answer(handler)
 
         app.add_api_route(path, endpoint, methods=["POST"], **described)
-
-    core = client._core
 
     def generation(make: Callable[[Mapping[str, Any]], Exchange[Any, Any]]) -> Callable[..., Any]:
         async def handler(scope: Scope, receive: Receive, send: Send) -> None:
@@ -234,12 +236,12 @@ def create_app(settings: Settings, client: AsyncClient) -> FastAPI:
     @app.get("/stats")
     async def stats() -> Response:
         """The same figures as /metrics, in short and as JSON, as the page shows them."""
-        return Response(dumps(metrics.stats(await _activities(client))), media_type="application/json")
+        return Response(dumps(metrics.stats(await _activities(client), cloud())), media_type="application/json")
 
     @app.get("/metrics")
     async def measured() -> Response:
         """Figures for Prometheus."""
-        return Response(metrics.render(await _activities(client)), media_type=CONTENT_TYPE)
+        return Response(metrics.render(await _activities(client), cloud()), media_type=CONTENT_TYPE)
 
     for name in web.FILES:
         for path in ("/web/" + name, "/") if name == "index.html" else ("/web/" + name,):
@@ -298,14 +300,23 @@ async def _whole(state: State, work: Work[Any, Any, Any], span: Span, scope: Sco
     bridge = Bridge(run, work.cancel)
     async with _watched(state, receive, work.cancel):
         result, body = await bridge.next()
-    record.model, record.route = work.reply.model, work.reply.route
     record.usage, record.timings = _tokens(getattr(result, "usage", None)), getattr(result, "timings", None)
-    record.confidence = getattr(result, "confidence", None)
-    span.serves(work.reply.model)
+    _note_route(record, work, span)
     kind = b"text/plain; charset=utf-8" if isinstance(result, str) else b"application/json"
     headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def _note_route(record: Record, work: Work[Any, Any, Any], span: Span) -> None:
+    """Where the answer was made in the end, and why: the codes of the reasons, which hold nothing of the request."""
+    reply = work.reply
+    record.model, record.route = reply.model, reply.route
+    span.serves(reply.model)
+    record.confidence, record.cost_usd = getattr(reply, "confidence", None), getattr(reply, "cost_usd", None)
+    decision = getattr(reply, "decision", None)
+    if decision is not None:
+        record.reasons = tuple(reason.partition(":")[0] for reason in decision.reasons)
 
 
 def _tokens(usage: Any) -> CompletionUsage | None:
@@ -377,10 +388,11 @@ async def _stream(
                         await send({"type": "http.response.body", "body": data, "more_body": True})
         except Exception as error:
             record.error, record.failure = error, failure_of(error, request_id=record.id, stopping=state.stopping)
-            if record.failure.status == 500:
+            if record.failure.status >= 500 and not was_foreseen(error):
                 log_failure(record)
             await send({"type": "http.response.body", "body": error_event(record.failure.body()), "more_body": True})
         finally:
             if isinstance(work, Exchange):
                 record.usage, record.timings = work.frame.usage(), work.frame.timings()
+            _note_route(record, work, span)
         await send({"type": "http.response.body", "body": b""})

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import CactusError, InvalidRequestError
+from ..errors import CactusError, CloudError, InvalidRequestError
 
 __all__ = ["Failure", "RequestFailure", "failure_of"]
 
@@ -50,6 +50,21 @@ _TOLD: dict[str, tuple[int, str, str | None]] = {
     "OverloadedError": (429, "rate_limit_error", "overloaded"),
     "RequestTimeoutError": (504, "timeout_error", "timeout"),
 }
+# Of a request that only the cloud could answer, by the kind of its failure. What it refuses it will refuse again: 400, so that
+# nobody asks again; a gateway without an answer is 502 or 504; what passes by itself is 429 or 503, and says when.
+_CLOUD: dict[str, int] = {
+    "refused": 400,
+    "rate_limited": 429,
+    "auth": 502,
+    "invalid": 502,
+    "offline": 502,
+    "server": 502,
+    "tls": 502,
+    "busy": 503,
+    "open": 503,
+    "timeout": 504,
+}
+_CLOUD_SECRETS = {"auth", "tls"}  # whose text is about this server's keys and certificates
 # The same for errors whose text may name files of this machine; the caller gets the sentence here.
 _KEPT: dict[str, tuple[int, str, str, str]] = {
     "OutOfMemoryError": (
@@ -68,6 +83,8 @@ def failure_of(error: BaseException, *, request_id: str, stopping: bool = False)
     """What to answer when `error` ended a request."""
     if isinstance(error, RequestFailure):
         return error.failure
+    if isinstance(error, CloudError):
+        return _cloud_failure(error, request_id)
     if isinstance(error, CactusError):
         param = error.param if isinstance(error, InvalidRequestError) else None
         for kind in type(error).__mro__:
@@ -90,6 +107,17 @@ def failure_of(error: BaseException, *, request_id: str, stopping: bool = False)
     return Failure(500, message, "server_error", code="internal_error")
 
 
+def _cloud_failure(error: CloudError, request_id: str) -> Failure:
+    status = _CLOUD.get(error.kind, 502)
+    message = str(error)
+    if error.kind in _CLOUD_SECRETS:
+        message = f"The cloud and this server do not accept each other; its log says why, under the request id {request_id}."
+    headers = {}
+    if status in (429, 503):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s or 1)))
+    return Failure(status, message, "cloud_error", code=error.kind, headers=headers)
+
+
 def stopping_failure() -> Failure:
     """What is answered while the server stops."""
     message = "The server is shutting down; ask again later."
@@ -98,5 +126,7 @@ def stopping_failure() -> Failure:
 
 def was_foreseen(error: BaseException) -> bool:
     """Whether the text that the caller gets says all; else the log needs more."""
+    if isinstance(error, CloudError):
+        return error.kind not in _CLOUD_SECRETS
     names = {kind.__name__ for kind in type(error).__mro__}
     return isinstance(error, RequestFailure) or bool(names & {*_TOLD, "RequestCancelledError"})

@@ -16,6 +16,7 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..errors import CloudError
 from .body import discard, header
 from .errors import CLIENT_GONE, Failure, RequestFailure, failure_of, stopping_failure, was_foreseen
 from .keys import Keys
@@ -51,6 +52,8 @@ class Record:
     timings: Timings | None = None
     route: str | None = None
     confidence: float | None = None
+    reasons: tuple[str, ...] = ()  # of the router, codes only
+    cost_usd: float | None = None
     first_token_s: float | None = None
     n_tokens: int = 0
     failure: Failure | None = None
@@ -113,6 +116,9 @@ class Guard:
                     timings=record.timings,
                     route=record.route,
                     confidence=record.confidence,
+                    reasons=record.reasons,
+                    cloud_failures=_cloud_failures(record),
+                    cost_usd=record.cost_usd,
                     error_kind=_kind_of(record),
                 )
             if self._settings.log and not (record.status < 400 and _is_poll(record.path)):
@@ -132,6 +138,14 @@ class Guard:
         }
         if record.model is not None:
             line["model"] = record.model
+        if record.route is not None:
+            line["route"] = record.route
+        if record.confidence is not None:
+            line["confidence"] = round(record.confidence, 4)
+        if record.reasons:
+            line["reasons"] = list(record.reasons)
+        if record.cost_usd is not None:
+            line["cost_usd"] = round(record.cost_usd, 8)
         if record.usage is not None:
             line["prompt_tokens"] = record.usage.prompt_tokens
             line["completion_tokens"] = record.usage.completion_tokens
@@ -167,6 +181,14 @@ def _kind_of(record: Record) -> str | None:
     if record.error is None or isinstance(record.error, RequestFailure) or record.failure.status in (499, 503):
         return _KINDS.get(record.failure.status, "invalid_request")
     return kind_of(record.error)
+
+
+def _cloud_failures(record: Record) -> set[str]:
+    """How the cloud failed this request: a kind that the router noted, and that the request ended with, counts once."""
+    found = {code.removeprefix("cloud_") for code in record.reasons if code.startswith("cloud_")}
+    if isinstance(record.error, CloudError):
+        found.add(record.error.kind)
+    return found
 
 
 class Doorman:

@@ -11,10 +11,10 @@ import platform
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, get_args
 
 from .. import errors
 from ..errors import CactusError, MissingExtraError
@@ -70,6 +70,28 @@ ERROR_KINDS = frozenset(_snake(name) for name in errors.__all__ if name != "Cact
 }
 """Values of the label `kind` of errors that are there from the start, as 0: the classes of the error tree (InvalidRequestError
 is invalid_request), and what only a server knows. The server may have further ones."""
+CLOUD_KINDS = frozenset[str](get_args(errors.CloudError.Kind))
+"""Values of the label `kind` of failures of the cloud."""
+REASONS = frozenset(
+    {
+        "audit_failed",  # the log of what leaves could not be written
+        "budget",
+        "high_confidence",
+        "local_feature",  # only the device understands what was asked
+        "local_refused",  # the device could not answer
+        "low_confidence",
+        "no_confidence",
+        "no_time",
+        "policy",
+        "privacy",
+        "redaction",
+        "route",  # the request said where
+        "share",
+        *(f"cloud_{kind}" for kind in CLOUD_KINDS),
+    }
+)
+"""Values of the label `reason`: the codes of the router's reasons. Others are "other"."""
+_STATES = ("closed", "half_open", "open")  # of a circuit breaker, from good to bad
 _KIND = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
 _RAMP = (1.0, 1.5, 2.5, 4.0, 6.5)
@@ -129,6 +151,17 @@ class Activity(Protocol):
     def preemptions(self) -> int: ...
     @property
     def evicted_pages(self) -> int: ...
+
+
+class Place(Protocol):
+    """An endpoint of the cloud, as `backends.cloud.EndpointHealth` tells of it."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def running(self) -> int: ...
 
 
 def kind_of(error: BaseException) -> str:
@@ -213,7 +246,11 @@ class Metrics:
         self._durations: dict[tuple[str, str], _Histogram] = {}
         self._open: dict[str, int] = dict.fromkeys((*ENDPOINTS.values(), OTHER), 0)
         self._errors: dict[str, int] = dict.fromkeys((*sorted(ERROR_KINDS), OTHER), 0)
+        self._reasons = {(route, reason): 0 for route in ("local", "cloud") for reason in (*sorted(REASONS), OTHER)}
+        self._cloud_failures: dict[str, int] = dict.fromkeys(sorted(CLOUD_KINDS), 0)
+        self._cloud_cost_usd = 0.0
         self._activity: Mapping[str, Activity] = {}
+        self._cloud: Sequence[Place] = ()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(_Families(self))
         ProcessCollector(registry=self.registry)
@@ -232,14 +269,14 @@ class Metrics:
         label = ENDPOINTS.get(endpoint, endpoint)
         return Span(self, label if label in self._open else OTHER, model, max(1, choices))
 
-    def render(self, activity: Mapping[str, Activity] | None = None) -> bytes:
-        """The body of /metrics, of CONTENT_TYPE. activity: the loaded models by name."""
+    def render(self, activity: Mapping[str, Activity] | None = None, cloud: Sequence[Place] = ()) -> bytes:
+        """The body of /metrics, of CONTENT_TYPE. activity: the loaded models by name. cloud: its endpoints."""
         with self._rendering:
-            self._activity = activity or {}
+            self._activity, self._cloud = activity or {}, cloud
             self.know(self._activity)
             return generate_latest(self.registry)
 
-    def stats(self, activity: Mapping[str, Activity] | None = None) -> dict[str, Any]:
+    def stats(self, activity: Mapping[str, Activity] | None = None, cloud: Sequence[Place] = ()) -> dict[str, Any]:
         """The same in short, for programs that do not read Prometheus: totals to take differences of, percentiles, engines."""
         with self._lock:
             models = list(self._models.values())
@@ -259,6 +296,11 @@ class Metrics:
                     "reasoning": sum(model.reasoning for model in models),
                 },
                 "routes": {route: sum(model.routes[route] for model in models) for route in ("local", "cloud")},
+                "cloud": {
+                    "failures": {kind: n for kind, n in self._cloud_failures.items() if n},
+                    "cost_usd": self._cloud_cost_usd,
+                    "breakers": _breakers(cloud),
+                },
                 "latency_s": {
                     "first_token": _percentiles([_Histogram(), *(model.first for model in models)]),
                     "between_tokens": _percentiles([_Histogram(), *(model.gap for model in models)]),
@@ -333,10 +375,14 @@ class Span:
         timings: Timings | None = None,
         route: str | None = None,
         confidence: float | None = None,
+        reasons: Iterable[str] = (),
+        cloud_failures: Iterable[str] = (),
+        cost_usd: float | None = None,
         error_kind: str | None = None,
     ) -> None:
         """The request is over, as HTTP `status` (499: the client went away). Later calls have no effect. error_kind: a word
-        that the server chose, such as those of ERROR_KINDS, never one of the request's.
+        that the server chose, such as those of ERROR_KINDS, never one of the request's. reasons: codes of the router's reasons
+        for the route. cloud_failures: kinds of CloudError that the request met with, on its way to whatever answer.
 
         Durations are those of requests that succeeded. Of an answer that was sent whole, and so reported no tokens, `timings`
         tell the times of the tokens.
@@ -375,6 +421,13 @@ class Span:
                         model.gap.add(timings.decode_ms / 1000 * self._choices / gaps, gaps)
             if route in model.routes:
                 model.routes[route] += 1
+                for reason in {reason if reason in REASONS else OTHER for reason in reasons}:
+                    metrics._reasons[route, reason] += 1
+            for kind in cloud_failures:
+                if kind in metrics._cloud_failures:
+                    metrics._cloud_failures[kind] += 1
+            if cost_usd is not None and cost_usd > 0:
+                metrics._cloud_cost_usd += cost_usd
             if confidence is not None and 0 <= confidence <= 1:
                 model.confidence.add(confidence)
 
@@ -399,6 +452,7 @@ class _Families:
         with metrics._lock:
             yield from list(self._requests())  # made as a whole: nobody waits for a slow reader
         yield from self._engines(metrics._activity)
+        yield from self._endpoints(metrics._cloud)
         private = _memory()["private_bytes"]
         if private is not None:
             name, text = "cactus_process_private_memory_bytes", "Memory of the process that is not backed by a file."
@@ -442,6 +496,23 @@ class _Families:
         yield tokens
         yield routed
 
+        handed = CounterMetricFamily(
+            "cactus_handovers_total", "Answers of the cloud, by what led there; one may have several.", labels=["reason"]
+        )
+        kept = CounterMetricFamily(
+            "cactus_kept_local_total", "Answers of the device, by why they stayed; one may have several.", labels=["reason"]
+        )
+        for (route, reason), n in metrics._reasons.items():
+            (handed if route == "cloud" else kept).add_metric([reason], n)
+        yield handed
+        yield kept
+        failed = CounterMetricFamily("cactus_cloud_failures_total", "Requests that the cloud failed.", labels=["kind"])
+        for kind, n in metrics._cloud_failures.items():
+            failed.add_metric([kind], n)
+        yield failed
+        text = "What answers of the cloud cost, where the price is known."
+        yield CounterMetricFamily("cactus_cloud_cost_dollars_total", text, value=metrics._cloud_cost_usd)
+
         for field, name, text in (
             ("first", "cactus_time_to_first_token_seconds", "Time from a request's arrival to its first token."),
             ("gap", "cactus_time_between_tokens_seconds", "Time between two tokens of an answer."),
@@ -469,6 +540,27 @@ class _Families:
                 family.add_metric([label], getattr(engine, field))
             yield family
         yield GaugeMetricFamily("cactus_models_loaded", "Models in memory.", value=len(activity))
+
+
+    def _endpoints(self, cloud: Sequence[Place]) -> Iterator[Metric]:
+        text = "State of the circuit breaker of a cloud's host: 1 for the one it is in."
+        breakers = GaugeMetricFamily("cactus_cloud_breaker", text, labels=["host", "state"])
+        for host, state in _breakers(cloud).items():
+            for each in _STATES:
+                breakers.add_metric([host, each], float(each == state))
+        yield breakers
+        running = GaugeMetricFamily("cactus_cloud_requests_running", "Requests under way to a cloud's host.", labels=["host"])
+        for host in _breakers(cloud):
+            running.add_metric([host], sum(place.running for place in cloud if place.host == host))
+        yield running
+
+
+def _breakers(cloud: Sequence[Place]) -> dict[str, str]:
+    """State by host; of several endpoints on one host the worst."""
+    found: dict[str, str] = {}
+    for place in cloud:
+        found[place.host] = max(found.get(place.host, "closed"), place.state, key=_STATES.index)
+    return found
 
 
 def _memory() -> dict[str, int | None]:

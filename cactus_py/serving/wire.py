@@ -138,7 +138,7 @@ class EventWriter:
 
     def objects(self, delta: Delta) -> list[str]:
         """The events of a delta by way of wire objects: what `write` does for those that are not plain."""
-        self._frame.n_open -= delta.finish_reason is not None
+        self._frame.note(delta)
         is_last = self._frame.n_open == 0
         return [self._event(chunk) for chunk in self._kind.pieces(self._frame, self._request, delta, is_last=is_last)]
 

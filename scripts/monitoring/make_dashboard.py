@@ -179,6 +179,38 @@ ROWS: list[tuple[str, list[tuple[str, str, list[Target], str]]]] = [
     ),
 ]
 
+ROWS.append(
+    (
+        "Cloud",
+        [
+            (
+                "Handed over",
+                "reqps",
+                [(f"sum by (reason) ({rate('cactus_handovers_total', SCOPE)}) > 0", "{{reason}}")],
+                "Answers of the cloud, by what led there.",
+            ),
+            (
+                "Failures of the cloud",
+                "reqps",
+                [(f"sum by (kind) ({rate('cactus_cloud_failures_total', SCOPE)}) > 0", "{{kind}}")],
+                "Requests that it failed. The device answered those that did not insist on it.",
+            ),
+            (
+                "Dollars per hour",
+                "currencyUSD",
+                [(f"3600 * sum by (instance) ({rate('cactus_cloud_cost_dollars_total', SCOPE)})", "{{instance}}")],
+                "What answers of the cloud cost, where the price is known.",
+            ),
+            (
+                "Circuit breakers",
+                "short",
+                [(f'cactus_cloud_breaker{{{SCOPE}, state="open"}}', "{{host}} open")],
+                "1 while a host of the cloud is left alone because it failed too often.",
+            ),
+        ],
+    )
+)
+
 SOURCE = {"type": "prometheus", "uid": "${source}"}
 
 

@@ -150,6 +150,7 @@ function checkedConversation(given) {
   const isAllowed = (item) => (item.kind === "image" ? /^data:image\/(png|jpeg|webp|gif);base64,/ : /^data:audio\/wav;base64,/).test(item.url);
   const about = (told) => ({
     ...Object.fromEntries(["model", "route", "finish"].map((name) => [name, string(told?.[name])])),
+    reasons: list(told?.reasons).map(string),
     ...Object.fromEntries(["confidence", "firstMs", "rate", "tokens", "thoughtMs"].map((name) => [name, finite(told?.[name])])),
   });
   const messages = list(given?.messages)
@@ -183,6 +184,7 @@ function drawMessage(message) {
     el("div", { class: "text answer" }),
     el("div", { class: "calls" }),
     el("p", { class: "failure", role: "alert", hidden: true }),
+    el("details", { class: "why", hidden: true }, el("summary", { text: "Why there" }), el("ul")),
     el("div", { class: "foot" }, el("div", { class: "about" }), el("div", { class: "actions" }, copyButton(message), iconButton("again", "Answer again", () => again(message), { class: "icon-button again" }))),
   );
   fill(message);
@@ -227,6 +229,9 @@ function fill(message) {
   const failure = node.querySelector(".failure");
   failure.hidden = !message.failure;
   failure.textContent = message.failure ?? "";
+  const why = node.querySelector(".why");
+  why.hidden = !message.about.reasons?.length;
+  why.lastChild.replaceChildren(...(message.about.reasons ?? []).map((text) => el("li", { text })));
   node.querySelector(".about").replaceChildren(...facts(message).map(([text, kind, title]) => el("span", { class: kind, title, text })));
 }
 
@@ -242,7 +247,7 @@ function pretty(text) {
 function facts({ about }) {
   const found = [];
   if (about.model) found.push([about.model, "fact model-name", "The model that answered"]);
-  if (about.route) found.push([about.route === "cloud" ? "cloud" : "local", `fact badge ${about.route === "cloud" ? "cloud" : "local"}`, "Where the answer was made"]);
+  if (about.route) found.push([about.route === "cloud" ? "cloud" : "local", `fact badge ${about.route === "cloud" ? "cloud" : "local"}`, ["Where the answer was made", ...(about.reasons ?? [])].join("\n")]);
   if (Number.isFinite(about.confidence)) {
     const level = about.confidence >= 0.8 ? "high" : about.confidence >= 0.5 ? "medium" : "low";
     found.push([`${Math.round(100 * about.confidence)} % sure`, `fact badge ${level}`, "Calibrated probability that the answer is right"]);
@@ -322,6 +327,7 @@ function options() {
     found[name] = Number(field.value);
   }
   if (byId("route").value) found.route = byId("route").value;
+  if (byId("local_only").checked) found.privacy = "local_only";
   if (byId("reasoning_effort").value && can("reasoning")) found.reasoning_effort = byId("reasoning_effort").value;
   if (byId("tools").value.trim() && can("tools")) {
     try {
@@ -366,13 +372,19 @@ async function answer() {
 async function chat(run, model, messages) {
   const { message } = run;
   const about = message.about;
-  for await (const chunk of api.chat({ model: model.id, messages: wire(messages), ...options() }, run.abort.signal)) {
+  for await (const chunk of api.chat({ model: model.id, messages: wire(messages), ...options(), handoff: "restart" }, run.abort.signal)) {
     const choice = chunk.choices?.[0];
     const delta = choice?.delta ?? {};
+    if (chunk.replaces) {
+      // what was shown is void: the answer begins anew, elsewhere
+      Object.assign(message, { text: "", reasoning: "", calls: [] });
+      Object.assign(run, { answered: 0, pieces: 0, first: 0 });
+      delete about.thoughtMs;
+    }
     if (delta.content || delta.reasoning_content || delta.tool_calls) {
       run.first ||= performance.now();
       run.pieces += 1;
-      about.firstMs = run.first - run.began;
+      about.firstMs ??= run.first - run.began;
     }
     if (delta.reasoning_content) message.reasoning += delta.reasoning_content;
     if (delta.content) {
@@ -389,6 +401,7 @@ async function chat(run, model, messages) {
     if (chunk.model) about.model = chunk.model;
     if (chunk.route) about.route = chunk.route;
     if (Number.isFinite(chunk.confidence)) about.confidence = chunk.confidence;
+    if (Array.isArray(chunk.decision?.reasons)) about.reasons = chunk.decision.reasons.map(String);
     if (chunk.timings?.decode_tok_s) about.rate = chunk.timings.decode_tok_s;
     if (chunk.usage) about.tokens = chunk.usage.completion_tokens;
     if (choice?.finish_reason) about.finish = choice.finish_reason;
