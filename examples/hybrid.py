@@ -9,7 +9,7 @@ from cactus_py.config import RouterSettings
 ROUTER = RouterSettings(policy="local_first", max_cloud_share=0.3, redact=["email", "phone", "card", "iban", "key"])
 
 with Client(router=ROUTER) as client:
-    for question in ("What is the capital of France?", "What is 17 times 24?"):
+    for question in ("What is the capital of France? Answer in one sentence.", "What is 17 times 24?"):
         reply = client.chat(question, temperature=0, max_tokens=32)
         sure = "not judged" if reply.confidence is None else f"{reply.confidence:.0%} sure"
         print(f"{question} {reply.text.strip()}\n  {reply.route}, {sure}")
