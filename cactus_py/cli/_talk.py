@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -159,7 +159,7 @@ def taken_back(shown: str) -> str:
     return (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\r\x1b[J"
 
 
-def handoff_of(client: Client) -> str | None:
+def handoff_of(client: Client) -> Literal["restart"] | None:
     """How streams to standard output are handed over: a terminal can take back what it shows. None: as the settings say."""
     return "restart" if sys.stdout.isatty() and client.settings.router.handoff == "auto" else None
 
