@@ -17,7 +17,7 @@ import pytest
 
 import cactus_py
 from cactus_py import Client
-from cactus_py.cli._talk import for_terminal
+from cactus_py.cli._talk import Answer, for_terminal, taken_back, verdict
 from cactus_py.types import ChatCompletion
 
 ROOT = str(Path(cactus_py.__file__).parents[1])
@@ -75,6 +75,8 @@ def test_run_json_is_a_reply(tiny: str) -> None:
     assert reply.usage is not None
     assert reply.usage.completion_tokens <= 5
     assert (reply.route, reply.model) == ("local", "llama.f32")
+    assert reply.confidence is not None and 0 <= reply.confidence <= 1
+    assert reply.decision is not None and reply.decision.calibration == "default"
     assert re.fullmatch(r"read \d+ tokens in \d+\.\d\d s.*, wrote \d+ in \d+\.\d\d s.*\n", done.stderr)
 
 
@@ -89,6 +91,11 @@ def test_run_json_is_a_reply(tiny: str) -> None:
         (("run", "x", "--colour"), "", 2, "No such option"),
         (("run", "x", "--top-p", "0"), "", 1, "Error: top_p should be greater than 0, not 0.0\n"),
         (("chat", "-n", "0"), "", 2, "--max-tokens"),
+        (("run", "x", "--threshold", "2"), "", 2, "--threshold"),
+        (("run", "x", "--policy", "mostly"), "", 1, "Error: the setting router.policy is wrong"),
+        (("run", "x", "--route", "moon"), "", 1, "Error: route"),
+        (("run", "x", "--route", "cloud"), "", 1, "Error: "),
+        (("run", "x", "--route", "cloud", "--cloud-model", "m", "--local-only"), "", 1, "Error: "),
     ],
 )
 def test_mistakes_are_told_in_a_sentence(
@@ -133,6 +140,27 @@ def test_the_model_of_the_environment_is_used(tiny: str) -> None:
 
 def test_what_a_model_says_does_not_steer_the_terminal() -> None:
     assert for_terminal("a\x1b[2Jb\x07\rc\x9b\n\té👩\u200d🚀\u202e") == "a[2Jbc\n\té👩\u200d🚀"
+
+
+def test_what_was_shown_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor goes up by as many rows as the text took, then everything below it goes."""
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "10")
+    monkeypatch.setenv("LINES", "5")
+    assert taken_back("") == ""
+    assert taken_back("0123456789") == "\r\x1b[J"
+    assert taken_back("01234567890") == "\x1b[1A\r\x1b[J"
+    assert taken_back("a\n\n日日日日日日") == "\x1b[3A\r\x1b[J"
+    assert "again, by the cloud" in taken_back("\n" * 5)
+    monkeypatch.setenv("TERM", "dumb")
+    assert "again, by the cloud" in taken_back("a")
+
+
+def test_what_is_said_of_an_answer() -> None:
+    assert verdict(Answer(route="local", confidence=0.7)) == ""
+    assert verdict(Answer(route="local", confidence=0.7, threshold=0.8)) == "(unsure: right with a probability of 70 %)"
+    assert verdict(Answer(route="local")) == ""
+    assert verdict(Answer(route="cloud", model="big\x1b[2J")) == "(from the cloud: big[2J)"
 
 
 def test_ctrl_c_stops_run_and_leaves_what_was_said(smollm2_path: Path) -> None:

@@ -266,11 +266,39 @@ def test_doctor(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert report["engine"]["kernels_available"] == kernels_available()
     assert Path(report["engine"]["library"]).is_file()
     assert report["store"]["path"] == str(Store().home) and report["store"]["free_bytes"] > 0
-    assert report["cloud"] == {"base_url": "https://cloud.example/v1", "key_present": True, "model": None}
+    assert report["cloud"]["base_url"] == "https://cloud.example/v1"
+    assert (report["cloud"]["key_present"], report["cloud"]["model"], report["cloud"]["endpoints"]) == (True, None, [])
     status, text, _ = run("doctor")
     assert status == 0 and "an API key is set" in text
     for secret in ("sk-very-secret", "hidden"):
         assert secret not in out + text
+
+
+def test_doctor_tells_of_the_cloud_without_asking_it(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places = [
+        {"base_url": "https://me:hidden@one.invalid:8443/v1", "model": "first", "api_key_env": "ONE_KEY"},
+        {"base_url": "https://two.invalid/v1", "model": "second", "keyring": "service/user"},
+        {"base_url": "https://three.invalid/v1", "model": "third"},
+    ]
+    monkeypatch.setenv("CACTUS_PY_CLOUD_ENDPOINTS", json.dumps(places))
+    monkeypatch.setenv("CACTUS_PY_ROUTER_POLICY", "early_exit")
+    monkeypatch.setenv("CACTUS_PY_ROUTER_REDACT", "email,iban")
+    monkeypatch.setenv("CACTUS_PY_ROUTER_AUDIT_LOG", str(tmp_path / "audit.jsonl"))
+    status, out, _ = run("doctor", "--json")
+    cloud = json.loads(out)["cloud"]
+    assert cloud["endpoints"] == [
+        {"host": "one.invalid:8443", "model": "first", "key": "none"},
+        {"host": "two.invalid", "model": "second", "key": "keyring"},
+        {"host": "three.invalid", "model": "third", "key": "none"},
+    ]
+    assert (cloud["policy"], cloud["privacy"], cloud["redact"]) == ("early_exit", None, ["email", "iban"])
+    assert cloud["calibration"]["own"] is False and "default" in cloud["calibration"]["note"]
+    assert status == 1 and any("ONE_KEY" in problem for problem in json.loads(out)["problems"])
+    monkeypatch.setenv("ONE_KEY", "sk-very-secret")
+    status, text, _ = run("doctor")
+    assert status == 0 and "one.invalid:8443: first (key: set)" in text and "redacts email, iban" in text
+    assert not (tmp_path / "audit.jsonl").exists()
+    assert "sk-very-secret" not in text and "hidden" not in text + out
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ EXPECTED = {  # what the output must hold; patterns for greedy answers that no r
     "chat.py": r"Paris[\s\S]*answered by smollm2-135m-instruct \(local\)",
     "conversation.py": r"> What is the capital[^\n]*\n.*Paris[\s\S]*> And of Italy[^\n]*\n.+[\s\S]*> Thank you!\n.+",
     "embeddings.py": r"0\.\d\d  The stock market",
+    "hybrid.py": r"France\? .*Paris[\s\S]*  local, \d+% sure[\s\S]*kept here: local\n",
     "logprobs.py": r"'[^']+': '[^']+' \d+%[\s\S]*-\d+\.\d\d  The sky is blue\.\n\s*-\d+\.\d\d  The sky is screwdriver\.",
     "many_at_once.py": r"France: .*Paris[\s\S]*Italy: .*Rome[\s\S]*Japan: .*Tokyo[\s\S]*Egypt: .*Cairo",
     "tools.py": r"get_weather \{'city': '[^']+', 'unit': '[CF]'\}\n\S",

@@ -251,6 +251,34 @@ def test_stats(clock: Clock) -> None:
     assert set(stats["memory"]) == {"resident_bytes", "private_bytes"}
 
 
+def test_the_cloud() -> None:
+    metrics = Metrics(["small", "big"])
+    span = metrics.begin(CHAT, "small")
+    span.serves("big")
+    span.end(200, route="cloud", reasons=("low_confidence", "a stranger's"), cost_usd=0.002)
+    failed = ("low_confidence", "cloud_timeout")
+    metrics.begin(CHAT, "small").end(200, route="local", confidence=0.4, reasons=failed, cloud_failures={"timeout"})
+    metrics.begin(CHAT, "small").end(504, cloud_failures={"timeout", "no kind"}, error_kind="cloud")
+    places = [SimpleNamespace(host="a.example", state=state, running=1) for state in ("closed", "open", "half_open")]
+    text = metrics.render(cloud=[*places, SimpleNamespace(host="b.example", state="closed", running=0)]).decode()
+    for line in (
+        'cactus_handovers_total{reason="low_confidence"} 1.0',
+        'cactus_handovers_total{reason="other"} 1.0',
+        'cactus_kept_local_total{reason="cloud_timeout"} 1.0',
+        'cactus_cloud_failures_total{kind="timeout"} 2.0',
+        "cactus_cloud_cost_dollars_total 0.002",
+        'cactus_cloud_breaker{host="a.example",state="open"} 1.0',
+        'cactus_cloud_breaker{host="a.example",state="closed"} 0.0',
+        'cactus_cloud_breaker{host="b.example",state="closed"} 1.0',
+        'cactus_cloud_requests_running{host="a.example"} 3.0',
+        'cactus_routed_requests_total{model="big",route="cloud"} 1.0',
+    ):
+        assert line in text.splitlines(), line
+    assert "stranger" not in text and "no kind" not in text
+    cloud = metrics.stats(cloud=places)["cloud"]
+    assert cloud == {"failures": {"timeout": 2}, "cost_usd": 0.002, "breakers": {"a.example": "open"}}
+
+
 @pytest.mark.parametrize("seconds", [0.001, 0.0033, 0.017, 0.05, 0.9, 7.0, 33.0, 200.0, 600.0])
 def test_percentiles_are_near_the_truth(clock: Clock, seconds: float) -> None:
     """All requests take the same time: what comes out of the buckets may be off by one of their widths, a factor of 1.67."""

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cactus_py.hub.files import size_text
 
@@ -19,6 +21,60 @@ _PHASES = {
     "verify": "Verifying",
     "convert": "Converting",
 }
+
+# What `run`, `chat` and `serve` can be told of the router; `router_settings` puts it together.
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy",
+        help="When the cloud answers: local_only, cloud_only, local_first, predictive or early_exit.",
+        show_default="the settings'",
+    ),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option("--threshold", min=0.0, max=1.0, help="Answers of less confidence are handed over.", show_default="by target"),
+]
+MaxCloudShareOption = Annotated[
+    float | None, typer.Option("--max-cloud-share", min=0.0, max=1.0, help="Part of all requests that may be handed over.")
+]
+MaxCostPerDayOption = Annotated[
+    float | None, typer.Option("--max-cost-per-day", min=0.0, help="US dollars that the cloud may cost from midnight, UTC.")
+]
+MinQualityOption = Annotated[
+    float | None, typer.Option("--min-quality", min=0.0, max=1.0, help="Part of the local answers that should be right.")
+]
+CloudModelOption = Annotated[
+    str | None, typer.Option("--cloud-model", help="The model to ask for in the cloud; naming one is what allows it.")
+]
+LocalOnlyOption = Annotated[bool, typer.Option("--local-only", help="Nothing leaves this device, whatever the settings say.")]
+RouteOption = Annotated[
+    str, typer.Option("--route", help="Where to answer: auto (the policy decides), local or cloud.", show_default="auto")
+]
+
+
+def router_settings(
+    policy: str | None,
+    threshold: float | None,
+    max_cloud_share: float | None,
+    max_cost_per_day: float | None,
+    min_quality: float | None,
+    cloud_model: str | None,
+    local_only: bool,
+) -> dict[str, Any]:
+    """The options above as arguments of `load_settings`; what is not given says nothing."""
+    router = {
+        "policy": policy,
+        "threshold": threshold,
+        "max_cloud_share": max_cloud_share,
+        "max_cost_per_day": max_cost_per_day,
+        "min_quality": min_quality,
+        "privacy": "local_only" if local_only else None,
+    }
+    given = {name: value for name, value in router.items() if value is not None}
+    return {"router": given or None, "cloud_model": cloud_model}
+
+
 WAITING = "Another process is pulling this model; waiting for it."
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -60,6 +62,7 @@ def open_client(
     threads: int | None,
     speculation: int | None,
     backend: str | None = None,
+    router: Mapping[str, Any] | None = None,
 ) -> Iterator[Client]:
     """A client with its model at hand. What is not on this machine is fetched, after saying what and how large."""
     from cactus_py import Client, hub
@@ -67,9 +70,8 @@ def open_client(
     from cactus_py.config import load_settings
     from cactus_py.hub.files import size_text
 
-    settings = load_settings(
-        {"model": model, "context": context, "threads": threads, "speculation": speculation, "backend": backend}
-    )
+    given = {"model": model, "context": context, "threads": threads, "speculation": speculation, "backend": backend}
+    settings = load_settings({**given, **(router or {})})
     name = settings.model
     store = hub.Store(settings.home)
     entry = None if "/" in name or name.lower().endswith(".gguf") else hub.Catalog.load(store.home).get(name)
@@ -91,38 +93,89 @@ class Answer:
     finish_reason: str | None = None
     usage: CompletionUsage | None = None
     timings: Timings | None = None
+    model: str = ""
+    route: str | None = None
+    confidence: float | None = None
+    threshold: float | None = None
     interrupted: bool = field(default=False)
 
 
 def write_stream(stream: Stream[ChatCompletionChunk]) -> Answer:
     """Prints an answer as it comes; in a terminal its reasoning too, dimmed, before it. Ctrl-C ends it; what was said until
-    then stays."""
+    then stays. An answer that begins anew replaces what is on the screen, as far as that can be reached."""
     answer = Answer()
     safe = sys.stdout.isatty()
     thinks = False
+    shown = ""  # what stands on the screen, without escape sequences
     with stream:
         try:
             for chunk in stream:
                 answer.usage = chunk.usage or answer.usage
                 answer.timings = chunk.timings or answer.timings
+                answer.model, answer.route = chunk.model, chunk.route or answer.route
+                if chunk.decision is not None:
+                    answer.confidence, answer.threshold = chunk.confidence, chunk.decision.threshold
+                if chunk.replaces:
+                    if safe:
+                        sys.stdout.write((_NORMAL if thinks else "") + taken_back(shown))
+                    elif shown:
+                        sys.stdout.write("\n")
+                    answer.text, shown, thinks = "", "", False
                 for choice in chunk.choices:
                     thought = for_terminal(choice.delta.reasoning_content or "") if safe else ""
                     if thought:
                         sys.stdout.write(thought if thinks else _DIM + thought)
+                        shown += thought
                         thinks = True
                     text = choice.delta.content or ""
                     if thinks and (text or choice.finish_reason):
                         sys.stdout.write(_NORMAL + "\n\n")
+                        shown += "\n\n"
                         thinks = False
                     answer.text += text
                     answer.finish_reason = choice.finish_reason or answer.finish_reason
-                    sys.stdout.write(for_terminal(text) if safe else text)
+                    said = for_terminal(text) if safe else text
+                    shown += said
+                    sys.stdout.write(said)
                     sys.stdout.flush()
         except KeyboardInterrupt:
             answer.interrupted = True
     if thinks:
         sys.stdout.write(_NORMAL)
     return answer
+
+
+def taken_back(shown: str) -> str:
+    """What removes a text from the terminal, cursor behind it; where it has scrolled away or cannot be removed, a line that
+    tells the reader."""
+    if not shown:
+        return ""
+    from rich.cells import cell_len
+
+    columns, lines = shutil.get_terminal_size()
+    rows = sum(max(1, -(-cell_len(line.expandtabs(8)) // columns)) for line in shown.split("\n"))
+    if os.environ.get("TERM", "dumb") == "dumb" or rows > lines:
+        return f"\n{_DIM}(that was probably wrong; again, by the cloud)\n{_NORMAL}"
+    return (f"\x1b[{rows - 1}A" if rows > 1 else "") + "\r\x1b[J"
+
+
+def handoff_of(client: Client) -> Literal["restart"] | None:
+    """How streams to standard output are handed over: a terminal can take back what it shows. None: as the settings say."""
+    return "restart" if sys.stdout.isatty() and client.settings.router.handoff == "auto" else None
+
+
+def dimmed(text: str) -> str:
+    return f"{_DIM}{text}{_NORMAL}"
+
+
+def verdict(answer: Answer) -> str:
+    """A few words on where an answer came from, if not from here, or that it is probably wrong; else nothing."""
+    if answer.route == "cloud":
+        return f"(from the cloud: {for_terminal(answer.model)})"
+    enough = 0.5 if answer.threshold is None else answer.threshold
+    if answer.confidence is not None and answer.confidence < enough:
+        return f"(unsure: right with a probability of {100 * answer.confidence:.0f} %)"
+    return ""
 
 
 def for_terminal(text: str) -> str:

@@ -10,6 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cactus_py.cli._common import (
+    CloudModelOption,
+    LocalOnlyOption,
+    MaxCloudShareOption,
+    MaxCostPerDayOption,
+    MinQualityOption,
+    PolicyOption,
+    RouteOption,
+    ThresholdOption,
+    router_settings,
+)
 from cactus_py.cli._talk import (
     REPETITION_PENALTY,
     TEMPERATURE,
@@ -54,6 +65,14 @@ def command(
     threads: ThreadsOption = None,
     speculation: SpeculationOption = None,
     backend: BackendOption = None,
+    policy: PolicyOption = None,
+    threshold: ThresholdOption = None,
+    max_cloud_share: MaxCloudShareOption = None,
+    max_cost_per_day: MaxCostPerDayOption = None,
+    min_quality: MinQualityOption = None,
+    cloud_model: CloudModelOption = None,
+    local_only: LocalOnlyOption = False,
+    route: RouteOption = "auto",
 ) -> None:
     """Talk with a model. When the conversation outgrows the model's context, its oldest turns are forgotten."""
     from cactus_py.cli._talk import open_client
@@ -64,8 +83,10 @@ def command(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "route": route,
     }
-    with open_client(model, context, threads, speculation, backend) as client:
+    router = router_settings(policy, threshold, max_cloud_share, max_cost_per_day, min_quality, cloud_model, local_only)
+    with open_client(model, context, threads, speculation, backend, router) as client:
         conversation = _Conversation(client, system, options)
         if sys.stdin.isatty():
             with _line_history(client):
@@ -92,7 +113,7 @@ class _Conversation:
 
     def say(self, text: str) -> None:
         """A message and its answer, which is printed as it comes. A message that fails is forgotten again."""
-        from cactus_py.cli._talk import figures, write_stream
+        from cactus_py.cli._talk import dimmed, figures, handoff_of, verdict, write_stream
 
         asked = [*self.messages, {"role": "user", "content": text}]
         stream = self._client.chat(
@@ -101,10 +122,13 @@ class _Conversation:
             stream=True,
             stream_options={"include_usage": True},
             context_policy="shift",
+            handoff=handoff_of(self._client),
             **self._options,
         )
         answer = write_stream(stream)
         print(flush=True)
+        if sys.stdout.isatty() and (words := verdict(answer)):
+            print(dimmed(words), flush=True)
         if answer.interrupted:
             print("(stopped)", file=sys.stderr)
             if not answer.text:

@@ -151,15 +151,74 @@ def _cloud(settings: Settings | None, problems: list[str]) -> dict[str, Any]:
     if base_url is not None and not base_url.startswith(("http://", "https://")):
         problems.append("OPENAI_BASE_URL is not an http or https URL")
     key = settings.openai_api_key
+    router = settings.router
     return {
         "base_url": redact(base_url) if base_url else None,
         "key_present": key is not None and bool(key.get_secret_value()),
         "model": settings.cloud_model,
+        "endpoints": _endpoints(settings, problems),
+        "policy": router.policy,
+        "privacy": router.privacy,
+        "redact": list(router.redact),
+        "audit_log": None if router.audit_log is None else str(router.audit_log),
+        "calibration": _calibration(settings, problems),
     }
 
 
+def _endpoints(settings: Settings, problems: list[str]) -> list[dict[str, Any]]:
+    """Where requests may go, in order, and whether there is a key for it. A keyring is not opened: that may ask the user."""
+    from urllib.parse import urlsplit
+
+    from cactus_py.backends.cloud import endpoints_of
+    from cactus_py.errors import ConfigError
+
+    found = []
+    try:
+        endpoints = endpoints_of(settings)
+    except ConfigError as error:
+        problems.append(str(error).rstrip("."))
+        return []
+    for endpoint in endpoints:
+        key = endpoint.api_key or (None if endpoint.api_key_env or endpoint.keyring else settings.openai_api_key)
+        present = key is not None and bool(key.get_secret_value())
+        if endpoint.api_key is None and endpoint.api_key_env is not None:
+            present = bool(os.environ.get(endpoint.api_key_env))
+            if not present:
+                problems.append(f"the variable {endpoint.api_key_env}, which should hold a cloud's key, is not set")
+        state = (
+            "keyring"
+            if endpoint.api_key is None and not endpoint.api_key_env and endpoint.keyring
+            else "set"
+            if present
+            else "none"
+        )
+        try:
+            host = urlsplit(endpoint.base_url).netloc.rpartition("@")[2]
+        except ValueError:
+            host = ""
+        found.append({"host": host, "model": endpoint.model, "key": state})
+    return found
+
+
+def _calibration(settings: Settings, problems: list[str]) -> dict[str, Any] | None:
+    """By whose answers the default model's confidence was calibrated."""
+    from cactus_py import hub
+    from cactus_py.errors import CactusError
+    from cactus_py.routing.confidence import find
+
+    try:
+        store = hub.Store(settings.home)
+        entry = hub.Catalog.load(store.home).get(settings.model)
+        name = settings.model if entry is None else entry.name
+        found = find(name, store.home)
+    except CactusError as error:
+        problems.append(str(error).rstrip("."))
+        return None
+    return {"model": name, "own": not found.is_default, "note": found.note}
+
+
 def _print(report: dict[str, Any]) -> None:
-    from cactus_py.cli._common import print_pairs
+    from cactus_py.cli._common import print_pairs, printable
     from cactus_py.hub.files import size_text
 
     versions, machine, engine, store, cloud = (report[key] for key in ("versions", "machine", "engine", "store", "cloud"))
@@ -193,6 +252,15 @@ def _print(report: dict[str, Any]) -> None:
         key = "an API key is set" if cloud["key_present"] else "no API key"
         address, model = cloud["base_url"] or "no OPENAI_BASE_URL", cloud["model"] or "no CACTUS_PY_CLOUD_MODEL"
         pairs.append(("cloud", f"{key}; {address}; {model}"))
+        for place in cloud["endpoints"]:
+            pairs.append(("endpoint", f"{printable(place['host'])}: {printable(place['model'])} (key: {place['key']})"))
+        kept = "nothing leaves this device" if cloud["privacy"] or not cloud["endpoints"] else f"policy {cloud['policy']}"
+        redacts = ", ".join(cloud["redact"]) or "nothing"
+        pairs.append(("router", f"{kept}; redacts {redacts}; audit log: {printable(cloud['audit_log'] or 'none')}"))
+        calibration = cloud["calibration"]
+        if calibration is not None:
+            whose = "its own" if calibration["own"] else "the default"
+            pairs.append(("calibration", f"{whose}; {printable(calibration['note'])}"))
     print_pairs(pairs)
     for problem in report["problems"]:
         print(f"Problem: {problem.rstrip('.')}.", file=sys.stderr)

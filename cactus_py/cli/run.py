@@ -9,6 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
+from cactus_py.cli._common import (
+    CloudModelOption,
+    LocalOnlyOption,
+    MaxCloudShareOption,
+    MaxCostPerDayOption,
+    MinQualityOption,
+    PolicyOption,
+    RouteOption,
+    ThresholdOption,
+    router_settings,
+)
 from cactus_py.cli._talk import (
     REPETITION_PENALTY,
     TEMPERATURE,
@@ -42,6 +53,14 @@ def command(
     threads: ThreadsOption = None,
     speculation: SpeculationOption = None,
     backend: BackendOption = None,
+    policy: PolicyOption = None,
+    threshold: ThresholdOption = None,
+    max_cloud_share: MaxCloudShareOption = None,
+    max_cost_per_day: MaxCostPerDayOption = None,
+    min_quality: MinQualityOption = None,
+    cloud_model: CloudModelOption = None,
+    local_only: LocalOnlyOption = False,
+    route: RouteOption = "auto",
     schema: Annotated[
         Path | None,
         typer.Option("--schema", help="A file with the JSON schema that the answer shall follow.", show_default=False),
@@ -56,7 +75,7 @@ def command(
     stats: Annotated[bool, typer.Option("--stats", help="Then say on standard error what it cost.")] = False,
 ) -> None:
     """Answer one prompt. The answer appears on standard output while it is made."""
-    from cactus_py.cli._talk import figures, open_client, read_text, write_stream
+    from cactus_py.cli._talk import figures, handoff_of, open_client, read_text, write_stream
     from cactus_py.errors import InvalidRequestError
 
     if prompt is None and sys.stdin.isatty():
@@ -72,14 +91,17 @@ def command(
         "top_p": top_p,
         "repetition_penalty": repetition_penalty,
         "seed": seed,
+        "route": route,
     }
     options["response_format"] = _form(schema, regex, grammar)
-    with open_client(model, context, threads, speculation, backend) as client:
+    router = router_settings(policy, threshold, max_cloud_share, max_cost_per_day, min_quality, cloud_model, local_only)
+    with open_client(model, context, threads, speculation, backend, router) as client:
         if as_json:
             reply = client.chat(prompt, **options)
             print(reply.model_dump_json(indent=2))
             usage, timings = reply.usage, reply.timings
         else:
+            options["handoff"] = handoff_of(client)
             answer = write_stream(client.chat(prompt, stream=True, stream_options={"include_usage": True}, **options))
             if answer.interrupted or not answer.text.endswith("\n"):
                 print(flush=True)

@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cactus_py.cli._common import (
+    CloudModelOption,
+    LocalOnlyOption,
+    MaxCloudShareOption,
+    MaxCostPerDayOption,
+    MinQualityOption,
+    PolicyOption,
+    ThresholdOption,
+    router_settings,
+)
 from cactus_py.cli._talk import BackendOption, ContextOption, SpeculationOption, ThreadsOption
 
 if TYPE_CHECKING:
@@ -34,6 +44,13 @@ def command(
     threads: ThreadsOption = None,
     speculation: SpeculationOption = None,
     backend: BackendOption = None,
+    policy: PolicyOption = None,
+    threshold: ThresholdOption = None,
+    max_cloud_share: MaxCloudShareOption = None,
+    max_cost_per_day: MaxCostPerDayOption = None,
+    min_quality: MinQualityOption = None,
+    cloud_model: CloudModelOption = None,
+    local_only: LocalOnlyOption = False,
     kv_memory: Annotated[
         str | None, typer.Option("--kv-memory", help="Most memory for the keys and values of a model, as 512MiB or 2GB.")
     ] = None,
@@ -99,6 +116,7 @@ def command(
             "memory_limit": memory_limit,
             "prefix_cache": prefix_cache,
             "max_queue": max_queue,
+            **router_settings(policy, threshold, max_cloud_share, max_cost_per_day, min_quality, cloud_model, local_only),
         }
     )
     _run(settings, as_json)
