@@ -541,7 +541,6 @@ class _Families:
             yield family
         yield GaugeMetricFamily("cactus_models_loaded", "Models in memory.", value=len(activity))
 
-
     def _endpoints(self, cloud: Sequence[Place]) -> Iterator[Metric]:
         text = "State of the circuit breaker of a cloud's host: 1 for the one it is in."
         breakers = GaugeMetricFamily("cactus_cloud_breaker", text, labels=["host", "state"])
