@@ -144,6 +144,11 @@ class Exchange(Work[Reply, Result, Item]):
 
     def open(self) -> None:
         super().open()
+        try:
+            self.reply.open()
+        except BaseException:
+            self.close()
+            raise
         self._frame = _Frame(self.reply, self.n_answers)
 
     def result(self) -> Result:

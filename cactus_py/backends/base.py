@@ -161,6 +161,10 @@ class Reply(ABC):
     decision: RouteDecision | None = None
     """Where the answer was made, and why; the router's, too."""
 
+    def open(self) -> None:  # noqa: B027
+        """Waits until it is clear that the request is served: what is wrong with it is told here, before anything is read. Who
+        was told already when the reply was made has nothing to do. `cancel` ends this, too."""
+
     def __iter__(self) -> Reply:
         return self
 

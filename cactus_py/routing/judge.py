@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..types import ChatCompletionRequest, CompletionRequest
 from .decision import CalibrationKind, Stage
-from .signals import PromptSignals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from ..backends.base import Delta, FinishReason, Trace
     from .budget import Targets
     from .confidence import Calibration
+    from .signals import PromptSignals
 
 __all__ = ["Answer", "RequestJudge", "signals_of"]
 
@@ -125,6 +125,8 @@ class RequestJudge:
 
 def signals_of(request: Request) -> PromptSignals:
     """What the request's text says."""
+    from .signals import PromptSignals
+
     if isinstance(request, CompletionRequest):
         first = request.prompts[0] if request.prompts else ""
         return PromptSignals.of(first if isinstance(first, str) else "")
