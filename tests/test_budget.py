@@ -174,10 +174,18 @@ def test_threads_of_one_ledger_that_hold_what_they_reserved(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", "null", '{"day": "2030-05-01"}', "\xff", '{"day":"","requests":0,"sent":0,"cost_usd":-1,"reserved_usd":0}',
-     '{"day":"","requests":0,"sent":0,"cost_usd":NaN,"reserved_usd":0}', '{"day":"","requests":1e999,"sent":0,"cost_usd":0,"reserved_usd":0}',
-     "[" * 30000],
-)  # fmt: skip
+    [
+        "{",
+        "[]",
+        "null",
+        '{"day": "2030-05-01"}',
+        "\xff",
+        '{"day":"","requests":0,"sent":0,"cost_usd":-1,"reserved_usd":0}',
+        '{"day":"","requests":0,"sent":0,"cost_usd":NaN,"reserved_usd":0}',
+        '{"day":"","requests":1e999,"sent":0,"cost_usd":0,"reserved_usd":0}',
+        "[" * 30000,
+    ],
+)
 def test_a_damaged_file_allows_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "ledger.json"
     path.write_text(content, encoding="latin-1")
