@@ -9,6 +9,7 @@ from typing import Any
 
 from tiny_models import scripted_llama
 
+from cactus_py.backends.base import Delta, Reply, ReplyStats, Trace
 from cactus_py.routing import signals
 
 DEVICE = ("Ġthe", "Ġlittle", "Ġriver", "Ġcarried", "Ġcopper", "Ġand", "Ġsilver", "Ġunder", "Ġevery", "Ġstone", "Ġbridge")
@@ -63,3 +64,33 @@ def _head(value: float, place: int = 0, curve: dict[str, list[float]] | None = N
         "scores": [0.0, 1.0],
         "kept": [0.5, 0.5],
     }
+
+
+class Slowly(Reply):
+    """A local reply whose tokens come one by one, however fast they were made: what watches it sees each of them."""
+
+    def __init__(self, reply: Reply) -> None:
+        self._reply = reply
+        self.model, self.backend, self.route = reply.model, reply.backend, reply.route
+        self._deltas = iter(reply.rest())
+        self.traces = [Trace(trace.prompt_tokens) for trace in reply.traces]
+
+    def __next__(self) -> Delta:
+        delta = next(self._deltas)
+        whole, trace = self._reply.traces[delta.index], self.traces[delta.index]
+        until = len(whole) if delta.finish_reason is not None else min(len(whole), len(trace) + 1)
+        for i in range(len(trace), until):
+            trace.add(whole.ids[i], whole.logprobs[i], whole.entropies[i], whole.margins[i])
+        trace.finish_reason = delta.finish_reason
+        return delta
+
+    def cancel(self) -> None:
+        self._deltas = iter(())
+
+    def close(self) -> None:
+        self._reply.close()
+
+    @property
+    def stats(self) -> ReplyStats:
+        n = sum(len(trace) for trace in self.traces)
+        return ReplyStats(prompt_tokens=self._reply.stats.prompt_tokens, completion_tokens=n)

@@ -13,12 +13,12 @@ from typing import Any
 
 import openai
 import pytest
-from hybrid_models import CLOUD_SAYS, DEVICE_SAYS, cloud_model, device_model, write_calibration
+from hybrid_models import CLOUD_SAYS, DEVICE_SAYS, Slowly, cloud_model, device_model, write_calibration
 from server_process import ServerProcess
 
 from cactus_py import AsyncClient, Client
 from cactus_py.errors import CloudError, InvalidRequestError, RequestCancelledError, RequestTimeoutError
-from cactus_py.routing import audit
+from cactus_py.routing import Hybrid, audit
 
 GREEDY: dict[str, Any] = {"temperature": 0}
 FLOW: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, **GREEDY}
@@ -68,6 +68,17 @@ def client(models: tuple[Path, Path], cloud: ServerProcess, tmp_path: Path) -> I
 
 
 @pytest.fixture
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device answers token by token."""
+    generate = Hybrid.generate
+
+    def instead(self: Hybrid, request: Any, model: str, start: Any) -> Any:
+        return generate(self, request, model, lambda asked, kind: Slowly(start(asked, kind)))
+
+    monkeypatch.setattr(Hybrid, "generate", instead)
+
+
+@pytest.fixture
 def silent() -> Iterator[str]:
     """Where connections are taken and nothing is ever said."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -106,7 +117,7 @@ CASES: list[tuple[str, dict[str, float], str, str | None]] = [
     ("predictive", {"before": 0.9}, "local", "high_confidence"),
     ("predictive", {"before": 0.1}, "cloud", "low_confidence"),
     ("early_exit", {"during": 0.9, "after": 0.9}, "local", "high_confidence"),
-    ("early_exit", {"during": 0.1}, "cloud", "low_confidence"),
+    ("early_exit", {"during": 0.1, "after": 0.1}, "cloud", "low_confidence"),
 ]
 
 
@@ -142,6 +153,7 @@ def test_policies(client: Maker, policy: Any, known: dict[str, float], route: st
     assert plain.text.strip() == expected and plain.route == route
 
 
+@pytest.mark.usefixtures("slowly")
 def test_handed_over_in_the_middle(client: Maker) -> None:
     write_calibration(client.home, during=0.1, falls_at=8)
     kept = list(client(policy="early_exit").chat("hello", **FLOW))
@@ -160,6 +172,7 @@ def test_handed_over_in_the_middle(client: Maker) -> None:
     assert short[-1].usage is not None and short[-1].usage.completion_tokens <= 12
 
 
+@pytest.mark.usefixtures("slowly")
 @pytest.mark.parametrize("handoff", ["restart", "continue"])
 def test_several_answers(client: Maker, handoff: Any) -> None:
     write_calibration(client.home, during=0.1, falls_at=8)
@@ -170,6 +183,7 @@ def test_several_answers(client: Maker, handoff: Any) -> None:
     assert [choice.message.content.strip() for choice in whole.choices] == [CLOUD_SAYS] * 2
 
 
+@pytest.mark.usefixtures("slowly")
 def test_logprobs_are_those_of_the_answer(client: Maker) -> None:
     write_calibration(client.home, during=0.1, falls_at=8)
     for handoff in ("restart", "continue"):
@@ -286,13 +300,13 @@ def test_what_is_redacted_and_written_down(client: Maker, cloud: ServerProcess, 
 
 
 def test_the_official_client_over_our_server_with_a_cloud(client: Maker, tmp_path: Path) -> None:
-    write_calibration(client.home, during=0.1, falls_at=8)
+    write_calibration(client.home, after=0.1)
     variables = {
         "CACTUS_PY_MODEL": str(client.models[0]),
         "CACTUS_PY_CLOUD_MODEL": str(client.models[1]),
         "OPENAI_BASE_URL": client.url + "/v1",
         "OPENAI_API_KEY": "none",
-        "CACTUS_PY_ROUTER_POLICY": "early_exit",
+        "CACTUS_PY_ROUTER_POLICY": "local_first",
     }
     with (
         ServerProcess(client.home, **variables) as server,

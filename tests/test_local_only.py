@@ -17,7 +17,7 @@ import pytest
 from hybrid_models import DEVICE_SAYS, device_model, write_calibration
 
 from cactus_py import AsyncClient, Client
-from cactus_py.errors import CactusError, CloudError, ConfigError, InvalidRequestError
+from cactus_py.errors import CloudError, ConfigError, ContextLengthError, InvalidRequestError
 
 POLICIES: Any = ("local_only", "cloud_only", "local_first", "predictive", "early_exit")
 GREEDY: dict[str, Any] = {"temperature": 0}
@@ -142,10 +142,10 @@ def test_of_a_request(guard: Guard, model: Path, home: Path, policy: Any) -> Non
 
 
 def test_of_the_policy(guard: Guard, model: Path, home: Path) -> None:
-    with Client(model, home=home, threads=1, cloud=cloud_of(guard), policy="local_only") as client:
+    with Client(model, home=home, threads=1, cloud=cloud_of(guard), policy="local_only", context=32) as client:
         ask_everything(client)
-        with pytest.raises(CactusError):
-            client.chat("hello " * 200, **GREEDY)  # longer than the context: no reason to send it elsewhere
+        with pytest.raises(ContextLengthError):  # which is no reason to send it elsewhere
+            client.chat("hello " * 30, **GREEDY)
     guard.check()
 
 
