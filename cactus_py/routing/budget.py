@@ -50,7 +50,7 @@ class Targets:
         self._ledger = ledger
         self._lock = threading.Lock()
         self._quantiles: dict[tuple[str, Stage, float], float] = {}
-        self._earned = _AHEAD  # requests that may be handed over now
+        self._earned = _AHEAD if settings.max_cloud_share else 0.0  # requests that may be handed over now
 
     def threshold(self, model: str, calibration: Thresholds, stage: Stage) -> float:
         """The least confidence with which an answer of this model is kept."""

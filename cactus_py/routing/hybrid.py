@@ -99,7 +99,6 @@ class JudgedReply(Reply):
         if self._verdict is None and self._answers and self._n_open == 0:
             self._judge.answers = self._answers
             confidence = self._judge.after()
-            self._judge.report()
             self._verdict = replace(self._decision, confidence=confidence, calibration=self._judge.calibration)
             self._hybrid.took("local", self._began)
         return self._verdict
@@ -161,6 +160,7 @@ class _Passage:
     id: str
     estimated_usd: float | None
     restorer: Restorer
+    taken: bool = False  # from the share of requests that may be handed over
     closed: bool = False
 
 
@@ -315,11 +315,10 @@ class HybridReply(Reply):
         self._replaceable = not request.stream or self._handoff == "restart"
         self._batches = self._run()
         self._queue: deque[Delta] = deque()
-        self._opening: list[Delta] | None = None
 
     def open(self) -> None:
         try:
-            self._opening = next(self._batches, [])
+            self._queue.extend(next(self._batches, ()))
         except BaseException:
             self.close()
             raise
@@ -375,10 +374,6 @@ class HybridReply(Reply):
             found = list(self._queue)
             self._queue.clear()
             return found
-        if self._opening:
-            found, self._opening = self._opening, None
-            return found
-        self._opening = None
         if self._done:
             return []
         try:
@@ -523,7 +518,7 @@ class HybridReply(Reply):
         """While the local answer is made; whether the cloud answered."""
         shown = self._answers[0].text if self._shown and self._answers else ""
         if self._replaceable or not shown:
-            return (yield from self._from_cloud(1.0))
+            return (yield from self._from_cloud(1.0))  # what was shown beside text, as reasoning, stands
         assert continuable, "what cannot be continued is held back"
         return (yield from self._from_cloud(1.0, shown))
 
@@ -532,7 +527,10 @@ class HybridReply(Reply):
         if not, the reason is noted, and nothing was said."""
         self._check()
         self._tried_cloud = True
-        request = continued(self._request, shown) if shown else self._request
+        request = self._request
+        if shown:
+            n_shown = 0 if self._local is None else self._local.stats.completion_tokens
+            request = continued(request, shown, n_shown)
         left = self._left()
         if left is not None and left <= 0.05:
             self._decision = self._decision.because("no_time: the request's time is too short for the cloud", route="local")
@@ -541,6 +539,7 @@ class HybridReply(Reply):
             request = request.model_copy(update={"timeout": left * part})
         joiner = _Joiner(shown)
         said = False
+        ends: list[Delta] = []  # nobody learns that an answer is whole before all of them are: the cloud may yet break off
         cloud: _CloudPart | None = None
         try:
             cloud = self._hybrid.open_cloud(request, self._decision, self)
@@ -553,7 +552,9 @@ class HybridReply(Reply):
                     deltas = self._taken_over(cloud, shown) + deltas
                 if shown:
                     deltas = [joined for delta in deltas for joined in _joined(joiner, delta)]
-                yield from self._show(deltas)
+                ends += [Delta(d.index, "", (), d.finish_reason) for d in deltas if d.finish_reason is not None]
+                deltas = [replace(d, finish_reason=None) if d.finish_reason is not None else d for d in deltas]
+                yield from self._show([d for d in deltas if d.text or d.tokens or d.tool_call is not None or d.replaces])
             if not said:
                 raise CloudError("the cloud's answer was empty", "invalid")
         except (CloudError, _KeptLocal, RequestTimeoutError, StoreError, ConfigError) as error:
@@ -571,6 +572,7 @@ class HybridReply(Reply):
             yield from self._taken_back()
             return True
         cloud.close()
+        yield from self._show(ends)
         return True
 
     def _taken_over(self, cloud: _CloudPart, shown: str) -> list[Delta]:
@@ -584,11 +586,16 @@ class HybridReply(Reply):
             self._shown_tokens = local.stats.completion_tokens
             self._decision = replace(self._decision, handoff="continue")
             return []
+        if self._shown and not self._replaceable:  # reasoning was shown, which stands
+            self._shown_tokens = local.stats.completion_tokens
+            self._decision = replace(self._decision, handoff="continue")
+            return []
         self._decision = replace(self._decision, handoff="restart")
         return self._void() if self._shown else []
 
     def _void(self) -> list[Delta]:
-        return [Delta(index, "", replaces=True) for index in range(max(1, len(self._answers)))]
+        n_prompts = len(self._request.prompts) if isinstance(self._request, CompletionRequest) else 1
+        return [Delta(index, "", replaces=True) for index in range(n_prompts * (self._request.n or 1))]
 
     def _taken_back(self) -> Iterator[list[Delta]]:
         """The cloud broke off in the middle: the local answer after all."""
@@ -631,13 +638,18 @@ def _can_continue(request: Request) -> bool:
     return not (request.tools or request.functions or (form is not None and form.type != "text") or any(guided))
 
 
-def continued(request: Request, shown: str) -> Request:
-    """The request to go on behind a text."""
+def continued(request: Request, shown: str, n_shown: int = 0) -> Request:
+    """The request to go on behind a text, whose tokens count towards the limit."""
     assert isinstance(request, ChatCompletionRequest)
     dumped: dict[str, Any] = {"messages": [m.model_dump(exclude_none=True) for m in request.messages]}
     dumped["messages"] += [{"role": "assistant", "content": shown}, {"role": "user", "content": _CONTINUE}]
     messages = ChatCompletionRequest.model_validate(dumped).messages
-    return request.model_copy(update={"messages": messages})
+    update: dict[str, Any] = {"messages": messages}
+    for name in ("max_tokens", "max_completion_tokens"):
+        limit = getattr(request, name)
+        if limit is not None:
+            update[name] = max(1, limit - n_shown)
+    return request.model_copy(update=update)
 
 
 def _has_media(request: Request) -> bool:
@@ -754,16 +766,23 @@ class Hybrid:
 
     def embed(self, request: EmbeddingRequest, cancelled: Callable[[], bool] | None) -> EmbeddingReply:
         """Embeddings by the cloud."""
-        sent, passage = self._leave(request, self.demand_cloud(request))
+        sent, passage = self._leave_demanded(request)
         assert self.cloud is not None
         found: EmbeddingReply = self._passed(passage, lambda cloud: cloud.embed(sent, cancelled))
         return found
 
     def transcribe(self, request: TranscriptionRequest | TranslationRequest, audio: bytes) -> SpokenText:
         """Speech, written down by the cloud."""
-        sent, passage = self._leave(request, self.demand_cloud(request), audio_bytes=len(audio))
+        sent, passage = self._leave_demanded(request, len(audio))
         found: SpokenText = self._passed(passage, lambda cloud: cloud.transcribe(sent, audio))
         return found
+
+    def _leave_demanded(self, request: Any, audio_bytes: int = 0) -> tuple[Any, _Passage]:
+        """As `_leave`, for who wants no other answer. Raises CloudError if the request must not be sent."""
+        try:
+            return self._leave(request, self.demand_cloud(request), audio_bytes)
+        except _KeptLocal as error:
+            raise CloudError(str(error).partition(": ")[2], "refused") from None
 
     def _passed(self, passage: _Passage, ask: Callable[[CloudBackend], Any]) -> Any:
         assert self.cloud is not None
@@ -810,11 +829,15 @@ class Hybrid:
             if self._ledger is not None:
                 if estimated is None:
                     raise _KeptLocal("budget: max_cost_per_day is set, and the price of the cloud's model is not known")
-                if not self._ledger.reserve(estimated):
+                try:
+                    reserved = self._ledger.reserve(estimated)
+                except ConfigError as error:  # what was spent is not known, so that nothing more may be
+                    raise _KeptLocal(f"budget: {_said(error)}") from None
+                if not reserved:
                     raise _KeptLocal("budget: max_cost_per_day is spent")
             try:
                 sent, restorer = self._redactor.redact(request)
-                passage = _Passage(uuid4().hex, estimated, restorer)
+                passage = _Passage(uuid4().hex, estimated, restorer, taken=not demanded)
                 if self._audit is not None:
                     self._audit.leaves(
                         passage.id,
@@ -827,7 +850,8 @@ class Hybrid:
                     )
             except BaseException:
                 if self._ledger is not None and estimated is not None:
-                    self._ledger.settle(estimated, 0.0)
+                    with suppress(ConfigError):
+                        self._ledger.settle(estimated, 0.0)
                 raise
         except BaseException as error:
             if not demanded:
@@ -844,6 +868,8 @@ class Hybrid:
                 return
             passage.closed = True
         cost = None if reply is None else reply.cost_usd
+        if outcome not in ("ok", "cancelled") and (reply is None or not reply.stats.completion_tokens):
+            cost = 0.0  # who refuses or cannot be reached charges nothing
         if self._ledger is not None and passage.estimated_usd is not None:
             spent = cost if cost is not None else (passage.estimated_usd if outcome in ("ok", "cancelled") else 0.0)
             with suppress(ConfigError):  # the answer is there; the reservation then stands until midnight
@@ -851,7 +877,7 @@ class Hybrid:
         if self._audit is not None:
             model = None if reply is None else reply.model
             self._audit.returned(passage.id, outcome, model=model, cost_usd=cost)
-        if outcome not in ("ok", "cancelled"):
+        if passage.taken and outcome not in ("ok", "cancelled"):
             self.targets.give_back()
 
     # ---- what is known ----
@@ -866,7 +892,7 @@ class Hybrid:
         found: Calibration | None = None
         try:
             found = find(model, self._home)
-        except ConfigError as error:
+        except CactusError as error:
             self.last_problem = str(error)
         with self._lock:
             self._calibrations[model] = found
@@ -919,6 +945,13 @@ class _DemandedReply(Reply):
     @property
     def decision(self) -> RouteDecision | None:  # type: ignore[override]
         return replace(self._decision, cost_usd=self.cost_usd).on_wire()
+
+    def open(self) -> None:
+        try:
+            self._queue.extend(self._cloud.read())
+        except BaseException:
+            self.close()
+            raise
 
     def __next__(self) -> Delta:
         while not self._queue:
