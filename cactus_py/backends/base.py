@@ -161,6 +161,9 @@ class Reply(ABC):
     decision: RouteDecision | None = None
     """Where the answer was made, and why; the router's, too."""
 
+    def __iter__(self) -> Reply:
+        return self
+
     def open(self) -> None:  # noqa: B027  most have nothing to do here
         """Gets as far as knowing that there will be an answer, where that takes more than making the reply. Comes first, once;
         it may wait, and `cancel` ends that, too."""
