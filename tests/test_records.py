@@ -196,7 +196,7 @@ def test_any_of_the_answers_is_right() -> None:
 
 @pytest.mark.parametrize("match", ["exact", "number", "choice", "contains", "line", "json"])
 def test_grading_a_hostile_reply_ends_soon(match: str) -> None:
-    answer = "1" if match in ("number", "json") else "A"
+    answer = "3" if match in ("number", "json") else "Z"
     for text in (
         "A" * 2_000_000,
         "1," * 1_000_000,
@@ -208,7 +208,7 @@ def test_grading_a_hostile_reply_ends_soon(match: str) -> None:
         "\0\ud800",
     ):
         started = time.perf_counter()
-        assert not grade(item(answer, match=match), text) or match == "json"
+        assert not grade(item(answer, match=match), text)
         assert time.perf_counter() - started < 10
 
 
