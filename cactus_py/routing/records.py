@@ -68,6 +68,7 @@ FORMAT = 1  # of record files
 
 _FREE_WORDS = 32  # where "contains" looks when nothing says what the other answers could have been
 _MAX_GRADED_CHARS = 100_000
+_MAX_STATED, _MAX_STATED_CHARS = 16, 400  # places where a reply may state its number, and what is read there
 _WAIT_SECONDS = 0.2
 _FINISHES: tuple[FinishReason | None, ...] = (None, "stop", "length", "tool_calls", "content_filter")
 
@@ -356,7 +357,17 @@ _SPELLED = re.compile(rf"\b(?:(?:{'|'.join(_TENS)})(?:[- ](?:{'|'.join(_SMALL[1:
 def _numbers(text: str) -> list[Fraction]:
     """Every number of a text, those in words if there are no others."""
     found = [value for match in _NUMBER.finditer(text) if (value := _value(match.group())) is not None]
-    return found or [_spelled(match.group()) for match in _SPELLED.finditer(text)]
+    spelled = (
+        match
+        for match in _SPELLED.finditer(text)
+        if match.group().lower() != "one" or _counts(text[max(0, match.start() - 20) : match.start()])
+    )
+    return found or [_spelled(match.group()) for match in spelled]
+
+
+def _counts(before: str) -> bool:
+    """Whether "one" after this is a number, as in "There is one", and no pronoun, as in "that one"."""
+    return re.search(r"(?:\A|\b(?:is|are|equals)|[:=\"'*])\s*\Z", before) is not None
 
 
 def _value(digits: str) -> Fraction | None:
@@ -377,23 +388,22 @@ def _spelled(words: str) -> Fraction:
 
 
 def _stated_number(text: str) -> Fraction | None:
-    for match in reversed(list(_STATED.finditer(text))):
-        line = text[match.end() :].split("\n", 1)[0]
+    for match in reversed(list(_STATED.finditer(text))[-_MAX_STATED:]):
+        line = text[match.end() : match.end() + _MAX_STATED_CHARS].split("\n", 1)[0]
         numbers = _numbers(line)
         if numbers:  # "the answer is 3 + 4 = 7" states its last, "the answer is 7, not 8" its first
             return numbers[-1] if "=" in line else numbers[0]
     numbers = _numbers(text)
     if not numbers:
         return None
-    first_line = text.strip().split("\n", 1)[0]
-    begins = _NUMBER.match(first_line.strip(_WRAP + "("))
-    if (
-        begins
-        and "=" not in text
-        and (len(_numbers(first_line)) == 1 or re.match(r" (?:is|are)\b", first_line[begins.end() :]))
-    ):
-        return numbers[0]
-    return numbers[-1]
+    first_line = text.strip().split("\n", 1)[0].strip(_WRAP + "(")
+    begins = _NUMBER.match(first_line)
+    if begins is None or "=" in text:
+        return numbers[-1]
+    rest = first_line[begins.end() :]
+    stands_alone = len(_numbers(first_line)) == 1 or re.match(r" (?:is|are)\b", rest) is not None
+    ends_sentence = re.match(r"[.!](?:\s|$)", rest) is not None and re.search(r"\n\s*\d+[.)]\s", text) is None
+    return numbers[0] if stands_alone or ends_sentence else numbers[-1]
 
 
 def _fold(text: str) -> str:
@@ -446,7 +456,7 @@ def _first_letter(text: str, options: tuple[str, ...]) -> str | None:
             continue
         if letter.islower() and not (before[-1:] in {*"\"'`*“‘«"} - {""} or re.match(r"[.,):]|\s*(?:\n|$)", rest)):
             continue
-        if letter in "AI" and re.match(r" +[a-z]", rest):
+        if letter in "AI" and re.match(r" +(?!(?:or|and|is|because|since)\b)[a-z]", rest):
             continue
         return letter.upper()
     return None

@@ -1703,16 +1703,16 @@ FAMILIES = (
     Family("logic", logic),
 )
 HELD_OUT = (
-    Family("word_problems", word_problems),
-    Family("alphabet_order", alphabet_order),
-    Family("clock", clock),
-    Family("places", places),
+    Family("word_problems", word_problems, (35, 25, 20, 10, 10)),
+    Family("alphabet_order", alphabet_order, (35, 25, 20, 10, 10)),
+    Family("clock", clock, (40, 25, 15, 10, 10)),
+    Family("places", places, (30, 25, 20, 15, 10)),
     Family("animals", animals),
     Family("colours", colours),
-    Family("abbreviations", abbreviations),
-    Family("code_output", code_output),
-    Family("percentages", percentages),
-    Family("shapes", shapes),
+    Family("abbreviations", abbreviations, (30, 25, 20, 15, 10)),
+    Family("code_output", code_output, (35, 25, 20, 10, 10)),
+    Family("percentages", percentages, (35, 25, 20, 10, 10)),
+    Family("shapes", shapes, (35, 25, 20, 10, 10)),
 )
 SETS = {"tasks": FAMILIES, "held-out": HELD_OUT}
 
