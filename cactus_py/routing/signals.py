@@ -82,6 +82,7 @@ PROMPT_FEATURES = (
     "asks_opposite",
     "asks_who_where",
     "negation",
+    "ordinal",
 )
 
 _TOKEN_SETS = ("all", "content", "new", "key")
@@ -118,6 +119,27 @@ ANSWER_FEATURES = (
     "lacks_json",
     "tokens_per_char",
     "prompt_tokens_per_char",
+    "log_id",
+    "max_log_id",
+    "option_place",
+    "verbatim",
+    "verbatim_copy",
+    "verbatim_list",
+    "place_in_prompt",
+    "items_kept",
+    "items_in_order",
+    "case_obeyed",
+    "json_known",
+    "same_start",
+    "same_end",
+    "says_yes",
+    "number_distance",
+    "key_second_choice",
+    "key_other_choices",
+    "all_other_choices",
+    "fulfilled",
+    "allowed",
+    "violated",
 )
 
 FEATURES = PROMPT_FEATURES + ANSWER_FEATURES
@@ -131,7 +153,7 @@ _QUOTED = re.compile(r"\"[^\"\n]{1,200}\"|“[^”\n]{1,200}”|(?<!\w)'[^'\n]{1
 _CODE = re.compile(r"```|[{};]\s*$|\b(?:def|return|import|class|function|print|SELECT)\b|=>|\(\)|==", re.MULTILINE)
 _CAPITALISED = re.compile(r"(?<=[a-z,;] )[A-Z]\w+")
 _LETTERED = re.compile(r"^\s*\(?([A-H])[.):]\s+(\S.*)$", re.MULTILINE)
-_OR = re.compile(r"(?<![\w-])([\w-]+(?: [\w-]+)?),? or ([\w-]+)(?![\w-])|(?<![\w/])([^\W\d_]+(?:/[^\W\d_]+)+)(?![\w/])")
+_OR = re.compile(r"(?<![\w-])((?:[\w-]+, ){0,12}[\w-]+),? or ([\w-]+)(?![\w-])|(?<![\w/])([^\W\d_]+(?:/[^\W\d_]+)+)(?![\w/])")
 _CHOICES = re.compile(
     r"(?:one of|choose from|options?|labels?|categories|either)\b[^:.\n]{0,40}:\s*([^.\n?]{3,200})", re.IGNORECASE
 )
@@ -168,10 +190,32 @@ _ASKS = {
     ),
     "negation": re.compile(r"\bnot\b|\bexcept\b|\bnever\b|n't\b|\bodd one out\b|\bdoes ?n"),
 }
+_ORDINAL_WORDS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ORDINALS = {name: index for index, name in enumerate(_ORDINAL_WORDS, 1)}
+_ORDINAL = re.compile(rf"\b(?:{'|'.join(_ORDINALS)})\b|\b\d+(?:st|nd|rd|th)\b")
+_UPPER = re.compile(r"\b(?:capital letters|upper ?case|capitals|all caps)\b")
+_LOWER = re.compile(r"\b(?:lower ?case|small letters)\b")
+_FENCE = re.compile(r"^\s*```(?:json)?\s*|\s*```\s*$")
+_EXACT = re.compile(r"\b(?:repeat|copy|echo)\b|\bwithout chang|\bexactly as\b|\bword for word\b")
+_PLAIN_NUMBER = re.compile(r"-?\d{1,18}(?:\.\d{1,18})?")
+_REVERSED = re.compile(
+    r"\brevers|\bbackwards?\b|\bother way (?:a)?round\b|\bturn .{1,40} around\b|\blast (?:item |one )?first\b"
+)
+_PICK = re.compile(r"\b(?:which|pick|choose|select|find)\b|\bodd one\b|\bbelong")
+_SORTED = re.compile(
+    r"\bsort|\balphabetical|\bascending\b|\bdescending\b|\bin order\b|\bsmallest (?:to|first)\b"
+    r"|\b(?:largest|biggest|highest) (?:to|first)\b|\ba to z\b|\bz to a\b|\barrange\b"
+)
+_FALLING = re.compile(
+    r"\bdescending\b|\b(?:largest|biggest|highest|greatest|latest) (?:to|first)\b|\bz to a\b|\breverse alphabetical"
+)
+_POLITE = re.compile(r", *please\b")
+_LIST = re.compile(r"[^,;\n:?.]{1,60}(?:[,;] *[^,;\n:?.]{1,60})+")
 _HEDGE = re.compile(
     r"\b(?:i'm not sure|i am not sure|not sure|i think|maybe|perhaps|probably|might be|it depends|i don't know"
     r"|i do not know|sorry|i cannot|i can't|unable|as an ai|however|not possible|unclear)\b"
 )
+_JSON_VALUE = re.compile(r":\s*\"?([^\",{}\[\]:]+?)\"?\s*[,}\]]")
 _PIECE = re.compile(r"\s?[^\W\d_]+|\d|\s?[^\w\s]+|\s+|_+")
 
 _STOP_WORDS = frozenset(
@@ -195,6 +239,13 @@ class PromptSignals:
     asks_word: bool
     asks_yes_no: bool
     asks_json: bool
+    asks_copy: bool
+    asks_list: bool
+    text: str  # small letters, one blank between words; shortened
+    items: tuple[str, ...]  # of the longest list in the question, small letters
+    asks_exact: bool  # a text is to be repeated as it is
+    order: int  # in which the list's items are wanted: 1 rising, -1 falling, 2 the other way round, 0 unknown
+    case: int  # 1: capital letters are asked for, -1: small ones, 0: neither
 
     @classmethod
     def of(cls, prompt: str | Sequence[Mapping[str, Any]], *, tools: bool = False, schema: bool = False) -> PromptSignals:
@@ -234,7 +285,15 @@ def _read_prompt(text: str, context: str, turns: int, system: bool, tools: bool,
     numbers = [number.replace(",", "") for number in _NUMBER.findall(whole)]
     asks = {name: pattern.search(lower if name in _IN_CONTEXT else question) is not None for name, pattern in _ASKS.items()}
     options = _options_of(text)
+    if options and not _EXPLICIT.search(lower):
+        asks["asks_yes_no"] = False
     n_chars = max(1, len(whole))
+    ordinals = _ORDINAL.findall(question)
+    lists = [found.split(";" if ";" in found else ",") for found in _LIST.findall(_POLITE.sub("", question))]
+    items = tuple(part.strip(" .\"'") for part in max(lists, key=len)[:64]) if lists else ()
+    if not options and not asks["asks_list"] and len(items) > 1 and _PICK.search(question):
+        tails = tuple(item.split()[-1] if item else "" for item in items)
+        options = tails if sum(len(item.split()) == 1 for item in items) >= len(items) - 1 else ()
     largest = max((float(number[:18]) for number in numbers), default=0.0)
     values = {
         "log_chars": math.log(n_chars),
@@ -259,6 +318,7 @@ def _read_prompt(text: str, context: str, turns: int, system: bool, tools: bool,
         "schema": float(schema),
         "options": float(min(10, len(options))),
         **{name: float(found) for name, found in asks.items()},
+        "ordinal": float(max((_ORDINALS.get(found) or min(20, int(found[:-2][:9])) for found in ordinals), default=0)),
     }
     return PromptSignals(
         values=tuple(values[name] for name in PROMPT_FEATURES),
@@ -270,9 +330,23 @@ def _read_prompt(text: str, context: str, turns: int, system: bool, tools: bool,
         asks_word=asks["asks_word"],
         asks_yes_no=asks["asks_yes_no"],
         asks_json=asks["asks_json"] or schema,
+        asks_copy=asks["asks_copy"],
+        asks_list=asks["asks_list"],
+        text=" ".join(lower.split()),
+        items=items,
+        asks_exact=_EXACT.search(question) is not None,
+        order=_order_of(question),
+        case=1 if _UPPER.search(question) else -1 if _LOWER.search(question) else 0,
     )
 
 
+def _order_of(question: str) -> int:
+    if _SORTED.search(question):
+        return -1 if _FALLING.search(question) else 1
+    return 2 if _REVERSED.search(question) else 0
+
+
+_EXPLICIT = re.compile(r"\byes or no\b|\byes/no\b|\btrue or false\b|\btrue/false\b")
 _IN_CONTEXT = frozenset(("asks_word", "asks_only", "asks_json"))  # often said in the system message
 
 
@@ -292,8 +366,7 @@ def _options_of(text: str) -> tuple[str, ...]:
         return ()
     if either[3]:
         return tuple(part.lower() for part in either[3].split("/"))
-    left = either[1].lower().split()
-    return (left[-1], either[2].lower())
+    return (*either[1].lower().split(", "), either[2].lower())
 
 
 def prompt_features(prompt: PromptSignals) -> NDArray[np.float64]:
@@ -366,8 +439,168 @@ def _answer_values(prompt: PromptSignals, trace: Trace, text: str) -> list[float
         float(prompt.asks_json and not _is_json(text)),
         shown / max(1, len(text)),
         trace.prompt_tokens / prompt.chars,
+        *_rarity(trace, content or range(shown)),
+        *_against_prompt(prompt, text, stripped, words, answered),
+        *_spread(key or range(shown), everywhere, logprobs, margins),
+        *_form(prompt, text, stripped, words, answered, trace.finish_reason == "length"),
     )
     return values
+
+
+def _spread(key: Sequence[int], everywhere: Sequence[int], logprobs: list[float], margins: list[float]) -> tuple[float, ...]:
+    """How likely the runners-up were where the answer proper was least sure, and how likely all others; and these anywhere."""
+
+    def two(index: int) -> tuple[float, float]:
+        first = math.exp(logprobs[index])
+        second = min(first * math.exp(-margins[index]), 1.0 - first)
+        return second, max(0.0, 1.0 - first - second)
+
+    second, others = two(min(key, key=logprobs.__getitem__))
+    return second, others, max(two(index)[1] for index in everywhere)
+
+
+def _form(
+    prompt: PromptSignals, text: str, stripped: str, words: list[str], numbers: list[str], cut: bool
+) -> tuple[float, float, float]:
+    """How many demands an answer meets that leave little else to get wrong (a text repeated, a list in order), how many that
+    only say what is allowed (one of the options), and how many it breaks. Three numbers for all kinds of demands: what is
+    learnt of one is worth something for another."""
+    fulfilled = allowed = 0
+    broken = int(cut)
+    n_words = len(words) + len(numbers)
+    if prompt.asks_number and not prompt.asks_list and not prompt.options:
+        broken += not numbers
+    if prompt.asks_word:
+        broken += n_words > 2
+    if prompt.asks_yes_no:
+        yes = stripped.startswith(("yes", "no", "true", "false"))
+        allowed, broken = allowed + yes, broken + (not yes)
+    elif prompt.options and not prompt.asks_list:
+        known = stripped in prompt.options
+        allowed, broken = allowed + known, broken + (not known and not any(word in prompt.options for word in words))
+    if prompt.asks_json:
+        kept = _json_kept(prompt, text)
+        fulfilled, broken = fulfilled + (kept == 1), broken + (kept < 0.7)
+    cased = not prompt.case or text == (text.upper() if prompt.case > 0 else text.lower())
+    broken += not cased
+    plain = " ".join(stripped.split())
+    if prompt.case:
+        fulfilled += cased and bool(words) and plain in prompt.text
+    elif prompt.asks_exact:
+        at = prompt.text.rfind(plain) if plain else -1
+        fulfilled += at >= 0 and (len(plain) > 20 or not prompt.text[at + len(plain) :].strip(" .\"'"))
+        broken += at < 0
+    if prompt.order and len(prompt.items) > 1:
+        given = [part.strip(" .\"'") for part in re.split(r"[,;\n]", stripped)]
+        tails = [item.split()[-1] if item else "" for item in prompt.items]
+        right = sorted(given) == sorted(tails) and given == _ordered(given, prompt.order, tails)
+        fulfilled, broken = fulfilled + right, broken + (not right)
+    return float(fulfilled), float(allowed), float(broken)
+
+
+def _json_kept(prompt: PromptSignals, text: str) -> float:
+    """Of the keys and values of an answer in JSON, the share that the question has; 0 if it is none."""
+    try:
+        value = json.loads(_FENCE.sub("", text).strip()[:100_000])
+    except (ValueError, RecursionError):
+        return 0.0
+    waiting, n, known = [value], 0, 0
+    while waiting and n < 200:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            waiting += part
+        else:
+            n += 1
+            known += str(part).lower() in prompt.text
+    return known / n if n else 0.0
+
+
+def _ordered(given: list[str], order: int, original: list[str]) -> list[str]:
+    """The items as they should stand: 1 rising, -1 falling, 2 the other way round."""
+    if order == 2:
+        return original[::-1]
+    if all(_PLAIN_NUMBER.fullmatch(item) for item in given):
+        return sorted(given, key=float, reverse=order < 0)
+    return sorted(given, reverse=order < 0)
+
+
+def _rarity(trace: Trace, chosen: Sequence[int]) -> tuple[float, float]:
+    """Mean and largest logarithm of the tokens' ids: vocabularies are numbered by how common their tokens are, nearly."""
+    n = len(trace)
+    logs = [math.log1p(max(0, trace.ids[index])) for index in chosen if index < n]
+    return (sum(logs) / len(logs), max(logs)) if logs else (0.0, 0.0)
+
+
+def _against_prompt(prompt: PromptSignals, text: str, stripped: str, words: list[str], numbers: list[str]) -> tuple[float, ...]:
+    """How the answer's text relates to the question's: the features from option_place on."""
+    option_place = 0.5
+    if prompt.options:
+        chosen = next((option for option in prompt.options if option == stripped), None)
+        if chosen is None:
+            chosen = next((word for word in words[:8] if word in prompt.options), None)
+        if chosen is not None:
+            option_place = prompt.options.index(chosen) / max(1, len(prompt.options) - 1)
+    plain = " ".join(stripped.split())[:2000]
+    at = prompt.text.find(plain) if plain else -1
+    verbatim = float(at >= 0)
+    items_kept, items_in_order = 0.5, 0.5
+    if prompt.asks_list and len(prompt.items) > 1:
+        given = [part.strip(" .\"'") for part in re.split(r"[,;\n]", stripped)]
+        known = {item.split()[-1] if item else "" for item in prompt.items}
+        last_words = [part.split()[-1] if part else "" for part in given]
+        items_kept = len(known.intersection(last_words)) / max(len(known), len(given))
+        items_in_order = float([item.split()[-1] if item else "" for item in prompt.items][-len(given) :] == last_words)
+    case_obeyed = 0.0
+    if prompt.case:
+        case_obeyed = 1.0 if (text == text.upper() if prompt.case > 0 else text == text.lower()) else -1.0
+    json_known = 0.5
+    if prompt.asks_json:
+        values = [value.lower() for value in _JSON_VALUE.findall(text)][:40]
+        if values:
+            json_known = sum(value in prompt.text for value in values) / len(values)
+    same_start = same_end = 0.0
+    if words and len(words) <= 6:
+        answer = max(words, key=len)
+        for word in prompt.words:
+            if word == answer or len(word) < 3:
+                continue
+            start = _common(word, answer)
+            same_start = max(same_start, start / len(answer))
+            if word[-2:] == answer[-2:]:
+                end = _common(word[::-1], answer[::-1])
+                same_end = max(same_end, end / len(answer))
+    says_yes = 1.0 if stripped.startswith(("yes", "true")) else -1.0 if stripped.startswith(("no", "false")) else 0.0
+    distance = 0.0
+    if numbers and prompt.numbers:
+        largest = max(float(number[:18]) for number in prompt.numbers)
+        distance = abs(math.log1p(float(numbers[-1][:18])) - math.log1p(largest))
+    return (
+        option_place,
+        verbatim,
+        verbatim * prompt.asks_copy,
+        verbatim * prompt.asks_list,
+        at / max(1, len(prompt.text)) if at >= 0 else 0.5,
+        items_kept,
+        items_in_order,
+        case_obeyed,
+        json_known,
+        same_start,
+        same_end,
+        says_yes,
+        distance,
+    )
+
+
+def _common(one: str, other: str) -> int:
+    """Characters with which both begin."""
+    n = 0
+    for left, right in zip(one, other, strict=False):
+        if left != right:
+            break
+        n += 1
+    return n
 
 
 def _statistics(chosen: Sequence[int], logprobs: list[float], entropies: list[float], margins: list[float]) -> list[float]:
