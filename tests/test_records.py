@@ -292,7 +292,7 @@ def test_rows_of_mmlu_and_gsm8k_are_read(tmp_path: Path) -> None:
     )
     assert first.prompt_text == "Which?\nA. x\nB. y\n\nAnswer with just the letter of the right option."
     assert second.cloud_correct is None
-    assert (third.group, third.match, third.max_tokens, third.cloud_correct) == ("gsm8k", "number", 200, False)
+    assert (third.group, third.match, third.max_tokens, third.cloud_correct) == ("gsm8k", "number", 400, False)
     assert grade(third, "So it is 1200 in all.")
 
 
