@@ -60,6 +60,10 @@ NUMBER = [
     ("12", "7 + 5 = 12", True),
     ("12", "12. That is since 7 and 5 make a dozen.", True),
     ("12", "12 is larger than 5", True),
+    ("12", "1. 12 is the larger number", True),
+    ("1", "1. Kettle\n2. Mirror", False),
+    ("2", "1. Kettle\n2. Mirror", False),
+    ("12", "1. There are 5.\n2. With 7 that makes 12.\nDone", True),
     ("12", "The answer is 12, which is 3 more than 9.", True),
     ("12", "First 3 x 2 = 6, then 6 + 6 = 12 apples", True),
     ("12", "He has 4 and 5.\n#### 12", True),
@@ -117,6 +121,10 @@ CHOICE = [
     ("B", 'The letter is "b"', LETTERS, True),
     ("A", "A", LETTERS, True),
     ("A", "A. 24", LETTERS, True),
+    ("A", "a", LETTERS, True),
+    ("A", "a) 24", LETTERS, True),
+    ("A", "To find the right answer for a", LETTERS, False),
+    ("B", "a thing, so b", LETTERS, True),
     ("B", "A or B", LETTERS, False),
     ("B", "Bananas", LETTERS, False),
     ("D", "I'd say so", LETTERS, False),
@@ -284,7 +292,7 @@ def test_rows_of_mmlu_and_gsm8k_are_read(tmp_path: Path) -> None:
     )
     assert first.prompt_text == "Which?\nA. x\nB. y\n\nAnswer with just the letter of the right option."
     assert second.cloud_correct is None
-    assert (third.group, third.match, third.max_tokens, third.cloud_correct) == ("gsm8k", "number", 200, False)
+    assert (third.group, third.match, third.max_tokens, third.cloud_correct) == ("gsm8k", "number", 400, False)
     assert grade(third, "So it is 1200 in all.")
 
 

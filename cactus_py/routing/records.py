@@ -61,7 +61,7 @@ Match = Literal["exact", "number", "choice", "contains", "line", "json"]
 
 MAX_TOKENS = 64
 MMLU_TOKENS = 8
-GSM8K_TOKENS = 200
+GSM8K_TOKENS = 400  # with 200 nine of ten answers of a 0.5B model are cut
 MAX_LINE_BYTES = 4 << 20
 MAX_MEMBER_BYTES = 1 << 30  # of one array of a record file, unpacked
 FORMAT = 1  # of record files
@@ -346,6 +346,7 @@ _NUMBER = re.compile(r"(?<![\w.,])[-−–]?[$€£]?\d[\d,]*(?:\.\d+)?(?:/\d+(?
 _STATED = re.compile(
     r"(?:####|\\boxed\{|(?:answer|result|total|sum|solution)\s*(?:is|are|=|:)+|(?:=|equals?|\bis)\s*(?=\*\*))", re.IGNORECASE
 )
+_LIST_MARK = re.compile(r"^[ \t]*\d+[.)]\s", re.MULTILINE)
 _SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen"),
     *("fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -393,6 +394,8 @@ def _stated_number(text: str) -> Fraction | None:
         numbers = _numbers(line)
         if numbers:  # "the answer is 3 + 4 = 7" states its last, "the answer is 7, not 8" its first
             return numbers[-1] if "=" in line else numbers[0]
+    if len(_LIST_MARK.findall(text)) > 1:
+        text = _LIST_MARK.sub("", text)  # the numbers of a list's items are no answer
     numbers = _numbers(text)
     if not numbers:
         return None
@@ -402,8 +405,7 @@ def _stated_number(text: str) -> Fraction | None:
         return numbers[-1]
     rest = first_line[begins.end() :]
     stands_alone = len(_numbers(first_line)) == 1 or re.match(r" (?:is|are)\b", rest) is not None
-    ends_sentence = re.match(r"[.!](?:\s|$)", rest) is not None and re.search(r"\n\s*\d+[.)]\s", text) is None
-    return numbers[0] if stands_alone or ends_sentence else numbers[-1]
+    return numbers[0] if stands_alone or re.match(r"[.!](?:\s+(?!\d)|$)", rest) else numbers[-1]
 
 
 def _fold(text: str) -> str:
@@ -454,8 +456,11 @@ def _first_letter(text: str, options: tuple[str, ...]) -> str | None:
         letter, before, rest = match.group(1), text[: match.start()], text[match.end() :]
         if letter.upper() not in offered:
             continue
-        if letter.islower() and not (before[-1:] in {*"\"'`*“‘«"} - {""} or re.match(r"[.,):]|\s*(?:\n|$)", rest)):
-            continue
+        if letter.islower() and before[-1:] not in {*"\"'`*“‘«"}:
+            alone = not (before + rest).strip(_WRAP + ".()")
+            ends = r"[.,):]|\s*(?:\n|$)" if letter not in "ai" else r"[.):]"  # "for a", where the reply was cut
+            if not alone and re.match(ends, rest) is None:
+                continue
         if letter in "AI" and re.match(r" +(?!(?:or|and|is|because|since)\b)[a-z]", rest):
             continue
         return letter.upper()
