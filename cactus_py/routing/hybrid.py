@@ -339,7 +339,7 @@ class HybridReply(Reply):
 
     @property
     def cost_usd(self) -> float | None:  # type: ignore[override]
-        return None if self._cloud is None else self._cloud.cost_usd
+        return None if self._cloud is None or self._source is not self._cloud else self._cloud.cost_usd
 
     @property
     def decision(self) -> RouteDecision | None:  # type: ignore[override]
