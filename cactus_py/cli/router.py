@@ -32,7 +32,7 @@ LimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="Only so
 CalibrationOption = Annotated[
     Path | None, typer.Option("--calibration", "-c", help="A calibration file.", show_default="the model's own")
 ]
-StatesOption = Annotated[bool, typer.Option("--states", help="Look at hidden states, too.")]
+StatesOption = Annotated[bool, typer.Option("--states", help="Keep hidden states in the records, too.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 
 

@@ -164,12 +164,46 @@ class _Passage:
     closed: bool = False
 
 
-class _CloudPart(Reply):
+class _Batched(Reply):
+    """A reply that comes in batches."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Delta] = deque()
+
+    def _more(self) -> list[Delta]:
+        """The next batch; an empty one after the end."""
+        raise NotImplementedError
+
+    def open(self) -> None:
+        try:
+            self._queue.extend(self._more())
+        except BaseException:
+            self.close()
+            raise
+
+    def __next__(self) -> Delta:
+        while not self._queue:
+            found = self._more()
+            if not found:
+                raise StopIteration
+            self._queue.extend(found)
+        return self._queue.popleft()
+
+    def read(self) -> list[Delta]:
+        if not self._queue:
+            return self._more()
+        found = list(self._queue)
+        self._queue.clear()
+        return found
+
+
+class _CloudPart(_Batched):
     """A reply of the cloud with what was redacted put back. Settles its account when it ends, however it does."""
 
     route: Literal["local", "cloud"] = "cloud"
 
     def __init__(self, hybrid: Hybrid, reply: Reply, passage: _Passage) -> None:
+        super().__init__()
         self._hybrid = hybrid
         self._reply = reply
         self._passage = passage
@@ -177,6 +211,7 @@ class _CloudPart(Reply):
         self._texts: dict[tuple[int, bool], Restorer] = {}
         self._calls: dict[tuple[int, int], Restorer] = {}
         self._outcome = "cancelled"
+        self.demanded: Decision | None = None  # of a request that asked for the cloud, whose whole reply this is
 
     @property
     def model(self) -> str:  # type: ignore[override]
@@ -190,10 +225,11 @@ class _CloudPart(Reply):
     def cost_usd(self) -> float | None:  # type: ignore[override]
         return self._reply.cost_usd
 
-    def __next__(self) -> Delta:
-        raise NotImplementedError  # `read` is what is used
+    @property
+    def decision(self) -> RouteDecision | None:  # type: ignore[override]
+        return None if self.demanded is None else replace(self.demanded, cost_usd=self.cost_usd).on_wire()
 
-    def read(self) -> list[Delta]:
+    def _more(self) -> list[Delta]:
         try:
             deltas = self._reply.read()
         except CloudError as error:
@@ -283,12 +319,13 @@ class _Joiner:
 # ---- a reply that may be handed over -----------------------------------------------------------------------------------
 
 
-class HybridReply(Reply):
+class HybridReply(_Batched):
     """One answer, of whichever side the policy chooses."""
 
     def __init__(
         self, hybrid: Hybrid, request: Request, start: StartLocal, policy: Policy, judge: RequestJudge, decision: Decision
     ) -> None:
+        super().__init__()
         self._hybrid = hybrid
         self._request = request
         self._start = start
@@ -314,7 +351,6 @@ class HybridReply(Reply):
         )
         self._replaceable = not request.stream or self._handoff == "restart"
         self._batches = self._run()
-        self._queue: deque[Delta] = deque()
 
     def open(self) -> None:
         try:
@@ -361,19 +397,7 @@ class HybridReply(Reply):
 
     # ---- reading ----
 
-    def __next__(self) -> Delta:
-        while not self._queue:
-            batch = self.read()
-            if not batch:
-                raise StopIteration
-            self._queue.extend(batch)
-        return self._queue.popleft()
-
-    def read(self) -> list[Delta]:
-        if self._queue:
-            found = list(self._queue)
-            self._queue.clear()
-            return found
+    def _more(self) -> list[Delta]:
         if self._done:
             return []
         try:
@@ -747,8 +771,10 @@ class Hybrid:
         return None if what is None else (f"local_feature: {what}",)
 
     def _only_cloud(self, request: Request) -> Reply:
-        cloud = self.open_cloud(request, self.demand_cloud(request), None)
-        return _DemandedReply(cloud, Decision("route", "cloud", reasons=("route: the request asks for the cloud",)))
+        decision = self.demand_cloud(request)
+        cloud = self.open_cloud(request, decision, None)
+        cloud.demanded = decision
+        return cloud
 
     def demand_cloud(self, request: Any) -> Decision:
         """Whether a request that asks for route="cloud" can have it. Raises what stands in the way."""
@@ -918,65 +944,6 @@ class Hybrid:
         loaded = device.load is not None and device.load > _HIGH_LOAD
         short = device.free_bytes is not None and device.free_bytes < _LOW_MEMORY
         return self.settings.strain if low_battery or loaded or short else 0.0
-
-
-class _DemandedReply(Reply):
-    """A reply of the cloud to a request that asked for it."""
-
-    route: Literal["local", "cloud"] = "cloud"
-
-    def __init__(self, cloud: _CloudPart, decision: Decision) -> None:
-        self._cloud = cloud
-        self._decision = decision
-        self._queue: deque[Delta] = deque()
-
-    @property
-    def model(self) -> str:  # type: ignore[override]
-        return self._cloud.model
-
-    @property
-    def backend(self) -> str:  # type: ignore[override]
-        return self._cloud.backend
-
-    @property
-    def cost_usd(self) -> float | None:  # type: ignore[override]
-        return self._cloud.cost_usd
-
-    @property
-    def decision(self) -> RouteDecision | None:  # type: ignore[override]
-        return replace(self._decision, cost_usd=self.cost_usd).on_wire()
-
-    def open(self) -> None:
-        try:
-            self._queue.extend(self._cloud.read())
-        except BaseException:
-            self.close()
-            raise
-
-    def __next__(self) -> Delta:
-        while not self._queue:
-            found = self._cloud.read()
-            if not found:
-                raise StopIteration
-            self._queue.extend(found)
-        return self._queue.popleft()
-
-    def read(self) -> list[Delta]:
-        if self._queue:
-            found = list(self._queue)
-            self._queue.clear()
-            return found
-        return self._cloud.read()
-
-    def cancel(self) -> None:
-        self._cloud.cancel()
-
-    def close(self) -> None:
-        self._cloud.close()
-
-    @property
-    def stats(self) -> ReplyStats:
-        return self._cloud.stats
 
 
 def _only_here(request: Any) -> str | None:
