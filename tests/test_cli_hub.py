@@ -292,7 +292,7 @@ def test_doctor_tells_of_the_cloud_without_asking_it(run: Run, monkeypatch: pyte
         {"host": "three.invalid", "model": "third", "key": "none"},
     ]
     assert (cloud["policy"], cloud["privacy"], cloud["redact"]) == ("early_exit", None, ["email", "iban"])
-    assert cloud["calibration"]["own"] is False and "default" in cloud["calibration"]["note"]
+    assert cloud["calibration"]["own"] is True and "AUROC" in cloud["calibration"]["note"]
     assert status == 1 and any("ONE_KEY" in problem for problem in json.loads(out)["problems"])
     monkeypatch.setenv("ONE_KEY", "sk-very-secret")
     status, text, _ = run("doctor")

@@ -97,7 +97,9 @@ def endpoints_of(settings: Settings) -> list[Endpoint]:
             field = "OPENAI_BASE_URL" if error.errors()[0]["loc"][0] == "base_url" else "cloud_model"
             what = "an http(s) URL" if field == "OPENAI_BASE_URL" else "the name of a model"
             raise ConfigError(f"the setting {field} is wrong: it should be {what}") from None
-    return endpoints
+    key = {"api_key": settings.openai_api_key}
+    trusted = {_OPENAI, settings.openai_base_url or _OPENAI}  # OPENAI_API_KEY is for these, and nobody else gets to see it
+    return [each.model_copy(update=key) if each.base_url in trusted and not _names_key(each) else each for each in endpoints]
 
 
 def _names_key(endpoint: Endpoint) -> bool:
@@ -127,11 +129,6 @@ class CloudBackend:
         endpoints = endpoints_of(settings)
         if not endpoints:
             return None
-        key = {"api_key": settings.openai_api_key}
-        trusted = {_OPENAI, settings.openai_base_url or _OPENAI}  # OPENAI_API_KEY is for these, and nobody else gets to see it
-        endpoints = [
-            each.model_copy(update=key) if each.base_url in trusted and not _names_key(each) else each for each in endpoints
-        ]
         return cls(settings.cloud.model_copy(update={"endpoints": endpoints}))
 
     # ---- requests ----

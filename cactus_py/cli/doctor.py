@@ -179,7 +179,7 @@ def _endpoints(settings: Settings, problems: list[str]) -> list[dict[str, Any]]:
         problems.append(str(error).rstrip("."))
         return []
     for endpoint in endpoints:
-        key = endpoint.api_key or (None if endpoint.api_key_env or endpoint.keyring else settings.openai_api_key)
+        key = endpoint.api_key
         present = key is not None and bool(key.get_secret_value())
         if endpoint.api_key is None and endpoint.api_key_env is not None:
             present = bool(os.environ.get(endpoint.api_key_env))
