@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import pickle
@@ -622,7 +623,7 @@ def test_cancelling(make: Make, proxy: FaultProxy, server: ServerProcess) -> Non
     next(dropped)
     del dropped
     server.idle()
-    gone_by(lambda: direct.health()[0].running == 0)
+    gone_by(lambda: gc.collect() >= 0 and direct.health()[0].running == 0)
 
 
 def test_closing_ends_all(make: Make, proxy: FaultProxy) -> None:
