@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from cactus_py.backends.base import States, Trace
 from cactus_py.errors import ConfigError, InvalidRequestError
 from cactus_py.hub.catalog import builtin_folder
+from cactus_py.routing import signals
 from cactus_py.routing.confidence import BASELINES, LEAST, SUFFIX, Calibration, baseline_value, find
 from cactus_py.routing.evaluate import auroc, calibration_error
 from cactus_py.routing.records import Record, load_records
@@ -268,3 +271,72 @@ def test_too_little_to_fit_is_said(which: str, records: list[Record]) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         calibrate(some, "m")
     assert "\n" not in str(caught.value)
+
+
+HOSTILE = (
+    *("\n" * 6000, " " * 6000, "= " + " " * 5990 + "x", "1" + " " * 5990, ";" + " " * 5990 + "x", "! is " * 1200, "a" * 6000),
+    *(
+        "1" * 6000,
+        "1," * 3000,
+        "a, " * 2000,
+        "a or " * 1500,
+        "a-" * 3000,
+        "a/" * 3000,
+        '"a' * 3000,
+        "A. x\n" * 1200,
+        "{ " * 3000,
+    ),
+    *(
+        "Which: a,\t, b?",
+        "Sort: ,\t,\t",
+        "Which one: x, \x0b, y",
+        "\ud800, \ud800?",
+        "\u0663, \u0664, 5.",
+        "```json\n```",
+        "",
+        "\0",
+    ),
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:12]))
+def test_no_text_makes_signals_slow_or_fails(text: str) -> None:
+    trace = Trace(10)
+    for _ in range(50):
+        trace.add(5, -0.5, 0.5, 2.0)
+    begin = time.process_time()
+    for prompt in (PromptSignals.of(text), PromptSignals.of("Sort the list a, b, c in reverse. Give JSON only. " + text)):
+        assert np.isfinite(features(prompt, trace, text)).all()
+    assert time.process_time() - begin < 0.3  # 0.01 here; a pattern that reads white space again and again took a second
+
+
+def test_lists_are_found_as_the_pattern_finds_them() -> None:
+    pieces = ["a", "bc ", ",", ", ", ";", ":", ".", "\n", "?", " ", "x" * 59, "y" * 61]
+    rng = random.Random(3)
+    for _ in range(3000):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randrange(30)))
+        assert signals._lists_of(text) == signals._LIST.findall(text), text
+
+
+@pytest.mark.parametrize(
+    ("name", "texts"),
+    [
+        ("asks_number", "how many|what year|which year|the digit|5 = ?|3 plus 4|the remainder|a sum|total|largest|divided by"),
+        ("asks_word", "one word|word only|only the name|name only"),
+        ("asks_only", "only|nothing else|just|exactly|no explanation|without"),
+        ("asks_yes_no", "yes or no|yes/no|true or false|is it so?|well. does it?"),
+        ("asks_letter", "letters"),
+        ("asks_json", "json"),
+        ("asks_list", "sorted|order|alphabetically|reversed|comma-separated|list|ascending|descending"),
+        ("asks_copy", "repeat|copy|write|echo|capital letters|upper case|lowercase|spell"),
+        ("asks_translation", "translate|in latin|french word|dutch for|in english"),
+        ("asks_opposite", "opposite|antonym|synonym|plural|singular|past tense|comparative|form of"),
+        ("asks_who_where", "who|where|when|which city|capital of|capital city of"),
+        ("negation", "not|except|never|isn't|odd one out|does not|doesn"),
+    ],
+)
+def test_the_keys_of_a_pattern_keep_nothing_from_it(name: str, texts: str) -> None:
+    assert signals._KEYS.keys() == signals._ASKS.keys()
+    for text in texts.split("|"):
+        assert signals._ASKS[name].search(text) is not None, text
+        assert signals._asks(name, text), text
